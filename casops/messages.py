@@ -1,0 +1,233 @@
+"""Everything the protocol ever yields, and everything it is ever told.
+
+The protocol's generators yield a `Request`; whoever drives them (the sync driver, the async
+driver, the simulator) carries it out and sends the reply back in.  There are four requests:
+
+    Batch of store requests   carried out together, in any order, not atomically  -> list of replies
+    ReadClock                 what time is it here?                               -> Clock
+    Pause                     wait                                                -> None
+    FreshId                   a text nobody ever got before                       -> str
+
+A store request names exactly one document by its `Key`.  Each has its own reply; one part of a
+batch may succeed while another fails.  Answers a store is expected to give (missing, exists, CAS
+mismatch, *unknown*) are replies and never exceptions, so no rule of the protocol can be skipped by
+an exception that somebody forgot to catch.
+
+Must not be in here: any behaviour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+# Collections whose name starts with this are casops' own; a user's collection may not.
+RESERVED = "_casops."
+RESULTS = "_casops.results"
+INTENTIONS = "_casops.intentions"
+
+
+class Key(NamedTuple):
+    """Names one document for ever."""
+
+    collection: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.collection}/{self.id}"
+
+
+class Body(Enum):
+    """A body that is not sent because the store already has it."""
+
+    KEEP = "keep"  # the body stays as it is (an absent document stays absent)
+    STAGED = "staged"  # the staged body is moved into place (None: not allowed, see Remove)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The one hidden attribute of a document: what an attempt puts beside the current value.
+
+    `meta` is JSON text written by casops.records; `body` is the JSON text of the document as it
+    would become, or None where it would be absent.
+    """
+
+    meta: str
+    body: str | None
+
+
+# --- store requests ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """-> Version | Missing | Unknown | Refused"""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """Create what is not there.  -> Stored | Exists | Unknown | Refused
+
+    With a body: a live document; only a live document stops it (a tombstone does not).
+    Without a body: a tombstone that carries `stage` (or nothing); anything that has a version,
+    live or tombstone, stops it.
+    `ttl`: seconds from now, by the store's clock, after which it is gone; None: never.
+    """
+
+    key: Key
+    body: str | None
+    stage: Stage | None = None
+    ttl: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Write a version whose CAS is still `cas`.  -> Stored | Mismatch | Unknown | Refused
+
+    The written version has exactly this stage and this lifetime; nothing of the old ones is kept
+    unless it is named here.  `expires`: seconds since 1970 at which the document ceases to be (its
+    own expiry); `ttl`: seconds from now (for records).  At most one of the two is given.
+    A missing document answers Mismatch.
+    """
+
+    key: Key
+    cas: int
+    body: str | Body
+    stage: Stage | None = None
+    expires: int | None = None
+    ttl: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Remove a version whose CAS is still `cas`.  -> Stored (the tombstone's CAS) | Mismatch | Unknown | Refused
+
+    The document's stage goes with it.  A tombstone with a CAS of its own stays for as long as the
+    store says it does (see casops.stores), so that "absent" is a version like any other.
+    """
+
+    key: Key
+    cas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """List the intentions, one page at a time.  -> Page | Unknown | Refused
+
+    `cursor` is "" for the first page, then what the last page gave.
+    """
+
+    cursor: str = ""
+
+
+StoreRequest: TypeAlias = Read | Insert | Replace | Remove | Scan
+
+
+# --- replies of a store -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a document: live (it has a body) or a tombstone (body None)."""
+
+    cas: int
+    body: str | None
+    stage: Stage | None = None
+    expires: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """There is no version at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Acknowledged: durable, and `cas` (> 0, never seen before for this key) is its version."""
+
+    cas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exists:
+    """Certainly not written: something is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Certainly not written: the document no longer has that CAS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Nobody knows: it may have been applied, or be applied at any later moment, or never."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Certainly not applied and never will be: no room, too large, not allowed, store away."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An intention as a Scan lists it."""
+
+    id: str
+    cas: int
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    entries: tuple[Entry, ...]
+    next: str | None  # cursor of the next page; None: this was the last
+
+
+Reply: TypeAlias = Version | Missing | Stored | Exists | Mismatch | Unknown | Refused | Page
+
+
+# --- requests that are not for a store --------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ReadClock:
+    """-> Clock"""
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """`monotonic`: seconds, this machine's own, for patience and bounds.  `wall`: seconds since
+    1970, which may be wrong, for people and for ids that carry their time."""
+
+    monotonic: float
+    wall: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait about this many seconds (the driver spreads it, so that workers do not march in step)."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FreshId:
+    """-> a text that nobody got before"""
+
+
+Batch: TypeAlias = tuple[StoreRequest, ...]
+Request: TypeAlias = Batch | ReadClock | Pause | FreshId
+
+# A protocol generator that ends with a T.  What is sent in depends on what was yielded, which
+# Python's types cannot say; casops.protocol.environment re-asserts it in one place.
+Steps: TypeAlias = Generator[Request, Any, T]

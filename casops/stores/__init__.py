@@ -1,0 +1,62 @@
+"""Stores: where documents live.  This page is all one needs to write another.
+
+A store is an object with two methods:
+
+    perform(batch)   carry out the requests of a batch and give one reply for each, in their order
+    close()          let go of files and connections; nothing is called afterwards
+
+`Store.perform` blocks; `AsyncStore.perform` is a coroutine.  The requests and replies are in
+casops.messages.  What a store owes to the protocol, each with the reason:
+
+ 1. CAS.  Every acknowledged write gives the document a CAS > 0 that this key never had before, also
+    across removal, expiry and re-creation (a fence is only a fence because a CAS never returns).
+ 2. One document, one write, all or nothing: body, stage and lifetime of one request change
+    together.  Different requests of a batch are independent: carried out in any order, each
+    succeeding or failing by itself.  The protocol takes nothing for granted about a batch.
+ 3. `Stored` means durable: a crash of the process or, where the store promises it, of the machine
+    does not undo it.  Anything less certain is `Unknown`: "may be applied, now or later".
+    `Refused`, `Exists` and `Mismatch` promise that the write was not and will not be applied.
+    When in doubt, `Unknown`.  `perform` raises for programming errors only.
+ 4. A read sees every write acknowledged before it began.
+ 5. Three states of a document: nothing at all (`Missing`), a tombstone (a `Version` without a body, with or
+    without a stage), and live.  Ordinary programs see only live ones, and never a stage.
+ 6. A removed or expired document leaves a tombstone with a new CAS for at least the store's
+    `tombstones` period (seconds), so that an old write meets a version that has moved.  After that it may be
+    Missing again; a worker must not be asleep for longer in the middle of an attempt.
+    In collections that start with RESERVED there are no tombstones: a record that was removed or
+    whose time is over is Missing.
+ 7. A stage does not survive expiry; the protocol never leaves one on a document that can expire.
+ 8. Intentions are documents of the collection INTENTIONS and the only ones that can be listed.  A store may keep
+    many in one shard document: their CAS may then be coarser (a spurious `Mismatch` is allowed),
+    and `Remove` of an intention may leave the CAS unlooked at, since an id is never reused.
+ 9. Keys and bodies are text.  What a store cannot take (too long, too large) is `Refused`.
+
+casops.testing tests these, and the tests of this package show how a store is put to them.
+
+Must not be in here: knowledge of operations or of the protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from casops.messages import Reply, StoreRequest
+
+__all__ = ["AsyncStore", "Store"]
+
+
+class Store(Protocol):
+    """A store for the sync driver."""
+
+    def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]: ...
+
+    def close(self) -> None: ...
+
+
+class AsyncStore(Protocol):
+    """A store for the async driver."""
+
+    async def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]: ...
+
+    async def close(self) -> None: ...
