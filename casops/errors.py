@@ -1,0 +1,148 @@
+"""What can go wrong, ordered by what a caller asks first: *did it happen, and may I call again with the same id?*
+
+    CasOpsError
+    ├── UsageError            did not happen   wrong use: fix the call
+    │   ├── DocumentMissing   did not happen   the operation looked up a document that is not there
+    │   ├── DocumentExists    did not happen   the operation created a document that is there
+    │   └── InvalidDocument   did not happen   the operation left something behind that its model refuses
+    ├── OperationMismatch     did not happen   this id belongs to an operation with other arguments
+    ├── Expired               cannot be told   the id is too old (or from the future); never ask with it again
+    ├── Declined              did not happen   the business said no; recorded, every caller gets the same
+    ├── Cancelled             did not happen   somebody called cancel(id); final
+    ├── Contended             did not happen   bounded tries used up; ask again with the same id
+    ├── OutcomeUnknown        unknown          ask again with the same id: it is safe
+    ├── StoreUnavailable      did not happen   the store is away, full or not allowed; ask again with the same id
+    └── InvariantViolation    unknown          a stored record says what it must never say; stop and look
+
+An exception of the business code itself passes through unchanged, with a note: it did not happen,
+it stays pending, and asking again with the same id is safe.
+
+Every error can be pickled and carries `operation_id` (None where there is none).
+
+Must not be in here: anything but the errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = [
+    "Cancelled",
+    "CasOpsError",
+    "Contended",
+    "Declined",
+    "DocumentExists",
+    "DocumentMissing",
+    "Expired",
+    "InvalidDocument",
+    "InvariantViolation",
+    "OperationMismatch",
+    "OutcomeUnknown",
+    "StoreUnavailable",
+    "UsageError",
+]
+
+
+class CasOpsError(Exception):
+    """Base of all errors of casops.
+
+    `happened`: False (it did not), None (it cannot be told); it is never True, since an operation
+    that happened returns its result.  `retry`: whether asking again with the same id makes sense.
+    """
+
+    happened: bool | None = False
+    retry: bool = False
+
+    def __init__(self, message: str, *, operation_id: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.operation_id = operation_id
+
+    def __str__(self) -> str:
+        return self.message if self.operation_id is None else f"{self.message} [operation {self.operation_id}]"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Keyword arguments do not survive the default pickling of exceptions: rebuild, then restore.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(cls: type[CasOpsError], args: tuple[Any, ...], state: dict[str, Any]) -> CasOpsError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class UsageError(CasOpsError, ValueError):
+    """The call cannot be right, whatever the store holds."""
+
+
+class DocumentMissing(UsageError, LookupError):
+    """The operation looked up a document that does not exist (`documents.get` asks without raising)."""
+
+
+class DocumentExists(UsageError):
+    """The operation created a document that exists already."""
+
+
+class InvalidDocument(UsageError):
+    """The operation left a document or result behind that its model refuses; nothing was written."""
+
+
+class OperationMismatch(CasOpsError):
+    """The id was used before for another operation or for other arguments."""
+
+
+class Expired(CasOpsError):
+    """The id is older than the retention (or from the future): whether it happened was forgotten."""
+
+    happened = None
+
+
+class Declined(CasOpsError):
+    """Raised by business code to refuse; recorded like a result and replayed to everybody who asks.
+
+    `code`: a short text for programs.  `details`: anything JSON can hold, or that pydantic can turn
+    into JSON (a Decimal becomes text); callers always see the JSON form.
+    """
+
+    def __init__(self, code: str, /, *, operation_id: str | None = None, **details: Any) -> None:
+        super().__init__(f"declined: {code}", operation_id=operation_id)
+        self.code = code
+        self.details: Mapping[str, Any] = details
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.details.items())
+        text = f"declined: {self.code}" + (f" ({shown})" if shown else "")
+        return text if self.operation_id is None else f"{text} [operation {self.operation_id}]"
+
+
+class Cancelled(CasOpsError):
+    """The operation was cancelled before it was committed; it will never happen."""
+
+
+class Contended(CasOpsError):
+    """Others won every try within the bounds; the operation was given up and left nothing behind."""
+
+    retry = True
+
+
+class OutcomeUnknown(CasOpsError):
+    """Time ran out while a write could still be under way.  Asking again with the same id tells."""
+
+    happened = None
+    retry = True
+
+
+class StoreUnavailable(CasOpsError):
+    """The store did not take or give what was needed; the message says why."""
+
+    retry = True
+
+
+class InvariantViolation(CasOpsError):
+    """Something stored cannot have been written by this protocol: changed by hand, by another
+    program, or by a newer casops."""
+
+    happened = None
