@@ -11,7 +11,7 @@
     ├── Cancelled             did not happen   somebody called cancel(id); final
     ├── Contended             did not happen   bounded tries used up; ask again with the same id
     ├── OutcomeUnknown        unknown          ask again with the same id: it is safe
-    ├── StoreUnavailable      did not happen   the store is away, full or not allowed; ask again with the same id
+    ├── StoreUnavailable      not by this call the store is away, full or not allowed; ask again with the same id
     └── InvariantViolation    unknown          a stored record says what it must never say; stop and look
 
 An exception of the business code itself passes through unchanged, with a note: it did not happen,
@@ -136,8 +136,13 @@ class OutcomeUnknown(CasOpsError):
 
 
 class StoreUnavailable(CasOpsError):
-    """The store did not take or give what was needed; the message says why."""
+    """The store did not take or give what was needed; the message says why.
 
+    This call did not make the operation happen (an earlier call with the same id may have).  If it
+    was declared already it is pending, and a sweep may finish it.
+    """
+
+    happened = None
     retry = True
 
 

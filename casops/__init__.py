@@ -1,0 +1,59 @@
+"""casops: business operations over documents that happen exactly once.
+
+Business code says what an operation does to its documents; casops makes it happen exactly once,
+however often it is asked for, whichever worker dies, whichever reply is lost.  Start with the README;
+the protocol is explained at the top of `casops/protocol/__init__.py`, the errors in `casops/errors.py`.
+"""
+
+from casops.async_front import AsyncCasOps
+from casops.documents import Document, Documents, Ref
+from casops.errors import (
+    Cancelled,
+    CasOpsError,
+    Contended,
+    Declined,
+    DocumentExists,
+    DocumentMissing,
+    Expired,
+    InvalidDocument,
+    InvariantViolation,
+    OperationMismatch,
+    OutcomeUnknown,
+    StoreUnavailable,
+    UsageError,
+)
+from casops.front import CasOps
+from casops.ids import new_operation_id
+from casops.operations import Operation
+from casops.options import Options
+from casops.outcome import Outcome, Pending, Recovery, Snapshot
+from casops.records import Event
+
+__all__ = [
+    "AsyncCasOps",
+    "Cancelled",
+    "CasOps",
+    "CasOpsError",
+    "Contended",
+    "Declined",
+    "Document",
+    "DocumentExists",
+    "DocumentMissing",
+    "Documents",
+    "Event",
+    "Expired",
+    "InvalidDocument",
+    "InvariantViolation",
+    "Operation",
+    "OperationMismatch",
+    "Options",
+    "Outcome",
+    "OutcomeUnknown",
+    "Pending",
+    "Recovery",
+    "Ref",
+    "Snapshot",
+    "StoreUnavailable",
+    "UsageError",
+    "new_operation_id",
+]

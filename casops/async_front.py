@@ -1,0 +1,179 @@
+"""`AsyncCasOps`: the front door of asyncio code, the twin of `CasOps` (front.py).
+
+A cancelled call is a crashed worker: its writes may still land, and asking again with the same id
+tells what became of them.
+
+Must not be in here: anything that is not the twin of something in front.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from casops.documents import D, Ref
+from casops.drivers import adrive
+from casops.engine import Engine
+from casops.errors import UsageError
+from casops.front import report, worker_name
+from casops.messages import Key
+from casops.operations import Operation
+from casops.options import Options
+from casops.outcome import Outcome, Pending, Recovery, Snapshot
+from casops.protocol.execution import Ended
+from casops.protocol.together import together
+from casops.stores import AsyncStore
+from casops.stores.opening import open_async_store
+from casops.turns import Turns
+
+R = TypeVar("R")
+
+
+class AsyncCasOps:
+    """Operations on one store, for one event loop."""
+
+    def __init__(
+        self,
+        store: AsyncStore,
+        *,
+        options: Options | None = None,
+        operations: Iterable[type[Operation[Any]]] = (),
+        worker: str | None = None,
+    ) -> None:
+        self._engine = Engine(options or Options(), operations, worker or worker_name())
+        self._store = store
+        self._turns = Turns()
+        self._settler = AsyncSettler(self._engine, store)
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        options: Options | None = None,
+        operations: Iterable[type[Operation[Any]]] = (),
+        worker: str | None = None,
+    ) -> Self:
+        """See CasOps.open."""
+        return cls(open_async_store(url), options=options, operations=operations, worker=worker)
+
+    async def run(self, operation: Operation[R], *, operation_id: str) -> R:
+        """See CasOps.run."""
+        return (await self.execute(operation, operation_id=operation_id)).result
+
+    async def execute(self, operation: Operation[R], *, operation_id: str) -> Outcome[R]:
+        """See CasOps.execute."""
+        self._check_open()
+        work = self._engine.work(operation, operation_id)
+        async with self._turn(work.declared):
+            outcome, ended = await adrive(self._engine.execute(work, operation_id), self._store)
+        await self._settler.add(ended)
+        return outcome
+
+    async def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
+        """See CasOps.outcome."""
+        self._check_open()
+        return await adrive(self._engine.outcome(operation_id), self._store)
+
+    async def read(self, ref: Ref[D]) -> D | None:
+        """See CasOps.read."""
+        self._check_open()
+        return await adrive(self._engine.read(ref), self._store)
+
+    async def snapshot(self, refs: Sequence[Ref[Any]]) -> Snapshot:
+        """See CasOps.snapshot."""
+        self._check_open()
+        return await adrive(self._engine.snapshot(refs), self._store)
+
+    async def pending(self) -> list[Pending]:
+        """See CasOps.pending."""
+        self._check_open()
+        return await adrive(self._engine.pending(), self._store)
+
+    async def recover(self) -> Recovery:
+        """See CasOps.recover."""
+        self._check_open()
+        return await adrive(self._engine.recover(), self._store)
+
+    async def cancel(self, operation_id: str) -> Outcome[Any]:
+        """See CasOps.cancel."""
+        self._check_open()
+        outcome, ended = await adrive(self._engine.cancel(operation_id), self._store)
+        await self._settler.add(ended)
+        return outcome
+
+    async def close(self) -> None:
+        """See CasOps.close."""
+        if not self._closed:
+            self._closed = True
+            await self._settler.close()
+            await self._store.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("this AsyncCasOps is closed")
+
+    @asynccontextmanager
+    async def _turn(self, keys: tuple[Key, ...]) -> AsyncIterator[None]:
+        ours = asyncio.Event()
+        ticket = self._turns.join(keys, ours.set)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._engine.options.patience):
+                    await ours.wait()
+            yield
+        finally:
+            self._turns.leave(ticket)
+
+
+class AsyncSettler:
+    """Settles in a task, many operations together; a process that dies leaves it to others."""
+
+    def __init__(self, engine: Engine, store: AsyncStore) -> None:
+        self._engine = engine
+        self._store = store
+        self._waiting: deque[Ended] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    async def add(self, ended: Ended) -> None:
+        """Have it settled; by the caller itself if too many wait already."""
+        if ended.record.settled and ended.intention_cas is None:
+            return  # somebody has put it away
+        if len(self._waiting) >= self._engine.options.settle_queue:
+            await self._settle([ended])
+            return
+        self._waiting.append(ended)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._work(), name="casops-settler")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=self._engine.options.deadline)
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _work(self) -> None:
+        while self._waiting:
+            several = min(len(self._waiting), self._engine.options.settle_together)
+            await self._settle([self._waiting.popleft() for _ in range(several)])
+
+    async def _settle(self, batch: list[Ended]) -> None:
+        errors: list[Exception | None]
+        try:
+            errors = await adrive(together([self._engine.settle(each) for each in batch]), self._store)
+        except Exception as error:  # noqa: BLE001 - settling is a courtesy; the answer was given
+            errors = [error for _ in batch]
+        report(batch, errors)

@@ -1,0 +1,109 @@
+"""The border between business code and the protocol: models on one side, texts on the other.
+
+Must not be in here: anything that asks a store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
+
+from casops.documents import Documents, NotRead, Ref
+from casops.errors import CasOpsError, Declined, InvalidDocument, UsageError
+from casops.messages import Key
+from casops.operations import Operation, result_adapter
+from casops.protocol.work import Evaluation, Failed, Refused, Success, Value, Wants
+
+R = TypeVar("R")
+
+
+class OperationWork(Generic[R]):
+    """One operation with its arguments, as the protocol takes it (casops.protocol.work.Work)."""
+
+    def __init__(self, operation: Operation[R], operation_id: str) -> None:
+        if not isinstance(operation, Operation):
+            raise UsageError(f"an Operation is needed, not {operation!r:.80}", operation_id=operation_id)
+        self._operation = operation
+        self._operation_id = operation_id
+        self.adapter: TypeAdapter[R] = result_adapter(type(operation))
+        self.name = operation.operation_name
+        self.arguments = operation.model_dump_json()
+        # Without what is at its default, so that a new argument with a default does not turn retries
+        # of old operations into other ones.
+        told = operation.model_dump(mode="json", exclude_defaults=True)
+        text = json.dumps([self.name, told], sort_keys=True, separators=(",", ":"))
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        self.declared: tuple[Key, ...] = tuple(dict.fromkeys(_refs(operation)))
+
+    def evaluate(self, values: Mapping[Key, Value]) -> Evaluation:
+        documents = Documents(values)
+        try:
+            evaluation = self._apply(documents)
+        except NotRead:
+            return Wants(frozenset(documents.wanted))
+        # Business code that swallowed our interruption went on with what it had not read.
+        return Wants(frozenset(documents.wanted)) if documents.wanted else evaluation
+
+    def _apply(self, documents: Documents) -> Evaluation:
+        try:
+            result: Any = self._operation.apply(documents)
+            if inspect.isawaitable(result):
+                if inspect.iscoroutine(result):
+                    result.close()
+                raise UsageError("apply must be an ordinary function, not async")
+            return Success(documents.changes(), encode_result(self.adapter, result))
+        except Declined as refusal:
+            try:
+                details = to_jsonable_python(dict(refusal.details))
+                return Refused(str(refusal.code), details, documents.looked_at)
+            except PydanticSerializationError as error:
+                return self._failed(UsageError(f"the details of {refusal} are not JSON: {error}"), True, documents)
+        except CasOpsError as error:
+            return self._failed(error, True, documents)
+        except Exception as error:  # noqa: BLE001 - business code may raise anything; it is passed on
+            return Failed(error, False, documents.looked_at)
+
+    def _failed(self, error: CasOpsError, lasting: bool, documents: Documents) -> Failed:
+        error.operation_id = self._operation_id
+        return Failed(error, lasting, documents.looked_at)
+
+
+def encode_result(adapter: TypeAdapter[R], result: R) -> Any:
+    """A result as JSON holds it.  Raises InvalidDocument if it would come back as something else."""
+    try:
+        value = adapter.dump_python(result, mode="json", by_alias=True, round_trip=True, warnings=False)
+        back: Any = decode_result(adapter, value)
+        meant: Any = adapter.validate_python(result)  # 1 where a float is the type means 1.0
+    except (ValidationError, PydanticSerializationError) as error:
+        raise InvalidDocument(
+            f"the result {result!r:.80} does not fit its type: {error}; nothing was written"
+        ) from None
+    if type(back) is not type(meant) or back != meant:
+        raise InvalidDocument(
+            f"the result {result!r:.80} would come back from JSON as {back!r:.80}; nothing was written"
+        )
+    return value
+
+
+def decode_result(adapter: TypeAdapter[R], value: Any) -> R:
+    """A result from what JSON holds.  Raises ValidationError."""
+    return adapter.validate_json(to_json(value))
+
+
+def _refs(value: object) -> list[Key]:
+    """The documents that an operation's arguments name, however deep."""
+    if isinstance(value, Ref):
+        return [value.key]
+    if isinstance(value, BaseModel):
+        return [key for _, field in value for key in _refs(field)]
+    if isinstance(value, Mapping):
+        return [key for pair in value.items() for each in pair for key in _refs(each)]
+    if isinstance(value, list | tuple | set | frozenset):
+        return [key for each in value for key in _refs(each)]
+    return []

@@ -1,0 +1,218 @@
+"""Documents as business code sees them: models, references, and the view an operation works on.
+
+A `Document` is a pydantic model with a collection.  A `Ref[Account]` names one document and knows
+its type.  `Documents` is what `Operation.apply` gets: it hands out models by reference and notes what was
+looked at.
+
+Must not be in here: stores, records, the protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Generic, Self, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, PydanticSerializationError, core_schema
+
+from casops.errors import DocumentExists, DocumentMissing, InvalidDocument, UsageError
+from casops.ids import check_id
+from casops.messages import RESERVED, Key
+from casops.protocol.work import Value
+
+
+class Document(BaseModel):
+    """Base of the models of stored documents: `class Account(Document, collection="accounts")`.
+
+    Fields that the model does not know are kept as they are (other programs may own them).
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    document_collection: ClassVar[str] = ""
+
+    def __init_subclass__(cls, *, collection: str | None = None, **config: Any) -> None:
+        super().__init_subclass__(**config)
+        if collection is not None:
+            check_id(collection, "collection")
+            if collection.startswith(RESERVED):
+                raise UsageError(f"collections that start with {RESERVED!r} are casops' own: {collection!r}")
+            cls.document_collection = collection
+
+    @classmethod
+    def ref(cls, id: str) -> Ref[Self]:
+        """The reference to the document of this type with this id.  Raises UsageError for a bad id."""
+        return Ref(cls, id)
+
+
+D = TypeVar("D", bound=Document)
+
+
+class Ref(Generic[D]):
+    """Names one document and its type.  As a field of an operation it is given as the document's id."""
+
+    __slots__ = ("id", "model")
+
+    model: type[D]
+    id: str
+
+    def __init__(self, model: type[D], id: str) -> None:
+        if not model.document_collection:
+            raise UsageError(f"{model.__name__} has no collection: class {model.__name__}(Document, collection=…)")
+        object.__setattr__(self, "model", model)
+        object.__setattr__(self, "id", check_id(id, "id of a document"))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a Ref does not change")
+
+    @property
+    def key(self) -> Key:
+        return Key(self.model.document_collection, self.id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ref) and (self.model, self.id) == (other.model, other.id)
+
+    def __hash__(self) -> int:
+        return hash((self.model, self.id))
+
+    def __repr__(self) -> str:
+        return f"Ref({self.model.__name__}, {self.id!r})"
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Ref, (self.model, self.id)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        arguments = get_args(source)
+        if not arguments or not (isinstance(arguments[0], type) and issubclass(arguments[0], Document)):
+            raise UsageError("a Ref field names its document's type: Ref[Account]")
+        document_type = arguments[0]
+
+        def accept(value: Any) -> Ref[Any]:
+            if isinstance(value, Ref):
+                if value.model is not document_type:
+                    raise ValueError(f"a reference to {document_type.__name__} is needed, not {value!r}")
+                return value
+            return Ref(document_type, value)
+
+        as_text = core_schema.no_info_after_validator_function(accept, core_schema.str_schema(strict=True))
+        return core_schema.json_or_python_schema(
+            json_schema=as_text,
+            python_schema=core_schema.no_info_plain_validator_function(accept),
+            serialization=core_schema.plain_serializer_function_ser_schema(str, return_schema=core_schema.str_schema()),
+        )
+
+
+class NotRead(BaseException):
+    """Interrupts `apply` to fetch a document it discovered; not an Exception, so that an ordinary
+    `except Exception` of business code lets it through."""
+
+
+class Documents:
+    """The documents of one run of `apply`.  Change what you look up; nothing else is written."""
+
+    def __init__(self, values: Mapping[Key, Value]) -> None:
+        self._values = values
+        self._types: dict[Key, type[Document]] = {}
+        self._present: dict[Key, Document | None] = {}
+        self.wanted: set[Key] = set()  # for casops: what has to be read before the next run
+
+    def __getitem__(self, ref: Ref[D]) -> D:
+        """The document; the same object each time.  Raises DocumentMissing if there is none."""
+        document = self.get(ref)
+        if document is None:
+            raise DocumentMissing(f"there is no document {ref.key}")
+        return document
+
+    def get(self, ref: Ref[D]) -> D | None:
+        """The document, or None if there is none."""
+        key = ref.key
+        if key not in self._present:
+            if key not in self._values:
+                self.wanted.add(key)
+                raise NotRead
+            body = self._values[key].body
+            self._types[key] = ref.model
+            self._present[key] = None if body is None else load(ref.model, key, body)
+        elif self._types[key] is not ref.model:
+            raise UsageError(f"{key} is used both as {self._types[key].__name__} and as {ref.model.__name__}")
+        document = self._present[key]
+        if document is None:
+            return None
+        assert isinstance(document, ref.model)
+        return document
+
+    def __contains__(self, ref: Ref[Any]) -> bool:
+        """Is there such a document?"""
+        return self.get(ref) is not None
+
+    def __iter__(self) -> Iterator[Any]:
+        raise UsageError("documents are looked up by reference; they cannot be listed")
+
+    def create(self, ref: Ref[D], document: D) -> D:
+        """Bring a document into being and give it back.  Raises DocumentExists if there is one."""
+        if self.get(ref) is not None:
+            raise DocumentExists(f"there is a document {ref.key} already")
+        if type(document) is not ref.model:
+            raise UsageError(f"{ref.key} must be created from a {ref.model.__name__}, not a {type(document).__name__}")
+        self._present[ref.key] = document
+        return document
+
+    def remove(self, ref: Ref[Any]) -> None:
+        """Make the document cease to be.  Raises DocumentMissing if there is none."""
+        if self.get(ref) is None:
+            raise DocumentMissing(f"there is no document {ref.key} to remove")
+        self._present[ref.key] = None
+
+    def __delitem__(self, ref: Ref[Any]) -> None:
+        self.remove(ref)
+
+    @property
+    def looked_at(self) -> frozenset[Key]:
+        return frozenset(self._present)
+
+    def changes(self) -> dict[Key, str | None]:
+        """The bodies of all documents that were looked at, as they shall be.  Raises InvalidDocument."""
+        return {key: self._dump(key, document) for key, document in self._present.items()}
+
+    def _dump(self, key: Key, document: Document | None) -> str | None:
+        if document is None:
+            return None
+        model, before = self._types[key], self._values[key].body
+        if before is not None and load(model, key, before) == document:
+            return before  # looked at, not changed: to the byte
+        return dump(key, document)
+
+
+def load(model: type[D], key: Key, body: str) -> D:
+    """A stored body as its model.  Raises InvalidDocument."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise InvalidDocument(f"the stored document {key} does not fit {model.__name__}: {_first(error)}") from None
+
+
+def dump(key: Key, document: Document) -> str:
+    """A model as its body, validated again.  Raises InvalidDocument."""
+    model = type(document)
+    try:
+        # What is assigned to a field is not validated by pydantic; the text is.  round_trip leaves
+        # out computed fields, which are no data.
+        text = document.model_dump_json(by_alias=True, round_trip=True, warnings=False)
+        model.model_validate_json(text)
+    except (ValidationError, PydanticSerializationError) as error:
+        why = _first(error) if isinstance(error, ValidationError) else str(error)
+        raise InvalidDocument(
+            f"the operation left {key} invalid as {model.__name__}: {why}; nothing was written"
+        ) from None
+    return text
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    more = error.error_count() - 1
+    return f"{where}: {first['msg']} (got {first['input']!r:.80})" + (f" and {more} more" if more else "")

@@ -1,0 +1,231 @@
+"""All that casops can be asked for, as generators: what both fronts have in common.
+
+Must not be in here: I/O, threads, asyncio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from casops.business import OperationWork, decode_result
+from casops.documents import D, Document, Ref, load
+from casops.errors import (
+    CasOpsError,
+    Declined,
+    InvariantViolation,
+    OperationMismatch,
+    OutcomeUnknown,
+    StoreUnavailable,
+    UsageError,
+)
+from casops.ids import check_id
+from casops.messages import Key, Steps
+from casops.operations import Operation, result_adapter
+from casops.options import Options
+from casops.outcome import Outcome, Pending, Recovery, Snapshot
+from casops.protocol import reading, sweeping
+from casops.protocol.environment import Environment, StoreFailed, TimeUp
+from casops.protocol.execution import Ended, Execution
+from casops.protocol.settling import settle
+from casops.protocol.sweeping import Declared
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Engine:
+    """What both fronts know: options, the worker's name, the operations of this process."""
+
+    def __init__(self, options: Options, operations: Iterable[type[Operation[Any]]], worker: str) -> None:
+        self.options = options
+        self.worker = check_id(worker, "worker's name")
+        self._operations: dict[str, type[Operation[Any]]] = {}
+        for operation in operations:
+            self.register(operation)
+
+    def register(self, operation: type[Operation[Any]]) -> None:
+        """Know an operation by its name.  Raises UsageError if another one has it."""
+        result_adapter(operation)  # says now if the class cannot work
+        known = self._operations.setdefault(operation.operation_name, operation)
+        if known is not operation:
+            raise UsageError(
+                f"two operations are named {operation.operation_name!r}: {known.__qualname__} of {known.__module__} "
+                f"and {operation.__qualname__} of {operation.__module__}; give one of them name=…"
+            )
+
+    def environment(self) -> Environment:
+        return Environment(self.options, self.worker)
+
+    # --- what callers ask for ---------------------------------------------------------------
+
+    def work(self, operation: Operation[R], operation_id: str) -> OperationWork[R]:
+        work = OperationWork(operation, check_id(operation_id))
+        self.register(type(operation))
+        return work
+
+    def execute(self, work: OperationWork[R], operation_id: str) -> Steps[tuple[Outcome[R], Ended]]:
+        ended = yield from Execution(self.environment(), operation_id, work).run()
+        return self._outcome(ended, work), ended
+
+    def outcome(self, operation_id: str) -> Steps[Outcome[Any] | Pending | None]:
+        found = yield from self._asking(sweeping.look_up(self.environment(), check_id(operation_id)), operation_id)
+        if isinstance(found, Ended):
+            return self._outcome(found)
+        return None if found is None else self._pending(found)
+
+    def read(self, ref: Ref[D]) -> Steps[D | None]:
+        body = yield from self._asking(reading.read_document(self.environment(), ref.key))
+        return None if body is None else load(ref.model, ref.key, body)
+
+    def snapshot(self, refs: Sequence[Ref[Any]]) -> Steps[Snapshot]:
+        models: dict[Key, type[Document]] = {ref.key: ref.model for ref in refs}
+        bodies = yield from self._asking(reading.read_snapshot(self.environment(), list(models)))
+        return Snapshot(
+            {
+                key: (model, None if (body := bodies[key]) is None else load(model, key, body))
+                for key, model in models.items()
+            }
+        )
+
+    def pending(self) -> Steps[list[Pending]]:
+        listed = yield from self._asking(sweeping.list_declared(self.environment()))
+        return [self._pending(each) for each in listed if not each.standing.final]
+
+    def cancel(self, operation_id: str) -> Steps[tuple[Outcome[Any], Ended]]:
+        steps = sweeping.cancel(self.environment(), check_id(operation_id))
+        ended = yield from self._asking(steps, operation_id, writes=True)
+        return self._outcome(ended), ended
+
+    def settle(self, ended: Ended) -> Steps[None]:
+        """Put away an operation that has ended.  Raises TimeUp or StoreFailed: left to a sweep."""
+        return (yield from settle(self.environment(), ended))
+
+    def recover(self) -> Steps[Recovery]:
+        """One sweep over all intentions older than the grace period."""
+        environment = self.environment()
+        listed = yield from self._asking(sweeping.list_declared(environment))
+        settled = 0
+        finished: list[Outcome[Any]] = []
+        left: list[Pending] = []
+        for each in listed:
+            done = yield from self._recover_one(environment, each)
+            if isinstance(done, Outcome):
+                finished.append(done)
+            elif isinstance(done, Pending):
+                left.append(done)
+            else:
+                settled += 1
+        return Recovery(settled, tuple(finished), tuple(left))
+
+    # --- one operation of a sweep -----------------------------------------------------------
+
+    def _recover_one(self, environment: Environment, each: Declared) -> Steps[Outcome[Any] | Pending | None]:
+        assert each.intention is not None
+        if environment.now.wall - each.intention.at < self.options.grace:
+            return self._pending(each, "younger than the grace period")
+        try:
+            if each.standing.final:
+                yield from self.settle(Ended(each.operation_id, each.standing, True, intention_cas=each.cas))
+                return None
+            model = self._operations.get(each.intention.operation)
+            if model is None:
+                return self._pending(each, "this process does not know the operation")
+            if self._parked(each):
+                return self._pending(each, "parked: its business function raised too often; run it again, or cancel it")
+            if sweeping.too_old_to_start(environment, each):
+                return self._pending(each, "so old that its result may be forgotten already; cancel it")
+            return (yield from self._take_over(each, model))
+        except (TimeUp, StoreFailed) as error:
+            return self._pending(each, f"the store gave no answer: {error}")
+        except Exception as error:  # noqa: BLE001 - business code may raise anything; the sweep goes on
+            return self._pending(each, f"{type(error).__name__}: {error}")
+
+    def _take_over(self, each: Declared, model: type[Operation[Any]]) -> Steps[Outcome[Any]]:
+        assert each.intention is not None
+        assert each.cas is not None
+        try:
+            operation = model.model_validate_json(each.intention.arguments)
+        except ValidationError as error:
+            raise InvariantViolation(f"the stored arguments do not fit {model.__name__}: {error}") from None
+        work = OperationWork(operation, each.operation_id)
+        # The arguments are those that were declared, whatever their defaults are called by now.
+        work.fingerprint = each.intention.fingerprint
+        execution = Execution(self.environment(), each.operation_id, work)
+        try:
+            ended = yield from execution.run((each.intention, each.cas))
+        except OperationMismatch:
+            # The id has ended with other arguments: this intention can never run.
+            yield from sweeping.drop_intention(self.environment(), each)
+            raise
+        outcome = self._outcome(ended, work)
+        yield from self.settle(ended)
+        return outcome
+
+    # --- translation ------------------------------------------------------------------------
+
+    def _asking(self, steps: Steps[T], operation_id: str | None = None, *, writes: bool = False) -> Steps[T]:
+        """Protocol exceptions become errors of ours."""
+        try:
+            return (yield from steps)
+        except (TimeUp, StoreFailed) as error:
+            why = str(error) or f"no answer within {self.options.deadline:g} s"
+            if writes:
+                raise OutcomeUnknown(f"{why}; ask again with the same id", operation_id=operation_id) from None
+            raise StoreUnavailable(f"{why}; nothing was changed", operation_id=operation_id) from None
+
+    def _outcome(self, ended: Ended, work: OperationWork[Any] | None = None) -> Outcome[Any]:
+        record = ended.record
+        value: Any = None
+        refusal: Declined | None = None
+        if record.state in ("proposed", "committed"):
+            model = self._operations.get(record.operation or "")
+            adapter = work.adapter if work else result_adapter(model) if model else None
+            try:
+                value = record.result if adapter is None else decode_result(adapter, record.result)
+            except ValidationError as error:
+                raise InvariantViolation(
+                    f"it happened, but its stored result does not fit its type any more: {error}",
+                    operation_id=ended.operation_id,
+                ) from None
+        elif record.state == "declined":
+            if record.refusal is None:
+                raise InvariantViolation("a refusal is stored without its code", operation_id=ended.operation_id)
+            refusal = Declined(record.refusal.code, operation_id=ended.operation_id)
+            refusal.details = record.refusal.details
+        return Outcome(
+            operation_id=ended.operation_id,
+            status="declined" if refusal else "cancelled" if record.state == "cancelled" else "applied",
+            value=value,
+            refusal=refusal,
+            replayed=ended.replayed,
+            taken_over=ended.taken_over,
+            attempts=record.attempts,
+            history=record.history,
+        )
+
+    def _parked(self, each: Declared) -> bool:
+        failures = each.intention.failures if each.intention else 0
+        return 0 < self.options.park_after <= failures
+
+    def _pending(self, each: Declared, note: str = "") -> Pending:
+        record, intention = each.standing.record, each.intention
+        return Pending(
+            operation_id=each.operation_id,
+            operation=intention.operation if intention else record.operation if record else None,
+            since=intention.at if intention else None,
+            worker=intention.worker if intention else None,
+            state="declared" if record is None else "proposed" if record.state == "proposed" else "open",
+            failures=intention.failures if intention else 0,
+            last_error=intention.last_error if intention else None,
+            parked=self._parked(each),
+            note=note,
+            history=record.history if record else (),
+        )
+
+
+def describe(error: BaseException) -> str:
+    """One line for a log."""
+    return str(error) if isinstance(error, CasOpsError) else f"{type(error).__name__}: {error}"

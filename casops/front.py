@@ -1,0 +1,220 @@
+"""`CasOps`: the front door of synchronous code.  Its twin `AsyncCasOps` is in async_front.py.
+
+Must not be in here: anything that the twin would have to repeat, other than calls.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from casops.documents import D, Ref
+from casops.drivers import drive
+from casops.engine import Engine, describe
+from casops.errors import UsageError
+from casops.messages import Key
+from casops.operations import Operation
+from casops.options import Options
+from casops.outcome import Outcome, Pending, Recovery, Snapshot
+from casops.protocol.execution import Ended
+from casops.protocol.together import together
+from casops.stores import Store
+from casops.stores.opening import open_store
+from casops.turns import Turns
+
+R = TypeVar("R")
+log = logging.getLogger("casops")
+
+
+def worker_name() -> str:
+    """Who this process is, for people who read histories."""
+    return f"{socket.gethostname()[:40]}/{os.getpid()}"
+
+
+class CasOps:
+    """Operations on one store.  May be used by any number of threads; open it after a fork.
+
+    `operations`: classes that `recover` shall be able to finish, beside those that were run here.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        options: Options | None = None,
+        operations: Iterable[type[Operation[Any]]] = (),
+        worker: str | None = None,
+    ) -> None:
+        self._engine = Engine(options or Options(), operations, worker or worker_name())
+        self._store = store
+        self._turns = Turns()
+        self._turns_lock = threading.Lock()
+        self._settler = Settler(self._engine, store)
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        options: Options | None = None,
+        operations: Iterable[type[Operation[Any]]] = (),
+        worker: str | None = None,
+    ) -> Self:
+        """Open a store by its URL: `sqlite:///bank.db`, `memory://`.
+
+        Raises UsageError for a URL or option that cannot be right, StoreUnavailable if it cannot be opened.
+        """
+        return cls(open_store(url), options=options, operations=operations, worker=worker)
+
+    def run(self, operation: Operation[R], *, operation_id: str) -> R:
+        """Make the operation happen exactly once under this id and return its result.
+
+        Raises Declined or Cancelled if it ended so, and what `execute` raises.
+        """
+        return self.execute(operation, operation_id=operation_id).result
+
+    def execute(self, operation: Operation[R], *, operation_id: str) -> Outcome[R]:
+        """Like `run`, but tells more, and a refusal is an outcome like any other.
+
+        Raises OperationMismatch, Expired, Contended, OutcomeUnknown, StoreUnavailable, UsageError,
+        InvariantViolation, and whatever `apply` raises.
+        """
+        self._check_open()
+        work = self._engine.work(operation, operation_id)
+        with self._turn(work.declared):
+            outcome, ended = drive(self._engine.execute(work, operation_id), self._store)
+        self._settler.add(ended)
+        return outcome
+
+    def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
+        """Did it happen?  None: nobody asked for it, or it was forgotten.  Writes nothing."""
+        self._check_open()
+        return drive(self._engine.outcome(operation_id), self._store)
+
+    def read(self, ref: Ref[D]) -> D | None:
+        """The committed value of a document, or None.  Waits for nobody and writes nothing."""
+        self._check_open()
+        return drive(self._engine.read(ref), self._store)
+
+    def snapshot(self, refs: Sequence[Ref[Any]]) -> Snapshot:
+        """Documents as they all were at one instant.  Raises Contended if they kept changing."""
+        self._check_open()
+        return drive(self._engine.snapshot(refs), self._store)
+
+    def pending(self) -> list[Pending]:
+        """Operations that were declared and have not ended, of all workers."""
+        self._check_open()
+        return drive(self._engine.pending(), self._store)
+
+    def recover(self) -> Recovery:
+        """One sweep: put away what has ended, finish what workers left behind."""
+        self._check_open()
+        return drive(self._engine.recover(), self._store)
+
+    def cancel(self, operation_id: str) -> Outcome[Any]:
+        """Make sure that it never happens; if it has ended already, tells how."""
+        self._check_open()
+        outcome, ended = drive(self._engine.cancel(operation_id), self._store)
+        self._settler.add(ended)
+        return outcome
+
+    def close(self) -> None:
+        """Finish settling (for as long as the deadline at most) and let go of the store."""
+        if not self._closed:
+            self._closed = True
+            self._settler.close()
+            self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("this CasOps is closed")
+
+    @contextmanager
+    def _turn(self, keys: tuple[Key, ...]) -> Iterator[None]:
+        ours = threading.Event()
+        with self._turns_lock:
+            ticket = self._turns.join(keys, ours.set)
+        try:
+            ours.wait(self._engine.options.patience)
+            yield
+        finally:
+            with self._turns_lock:
+                self._turns.leave(ticket)
+
+
+class Settler:
+    """Settles in the background, many operations together; a process that dies leaves it to others."""
+
+    def __init__(self, engine: Engine, store: Store) -> None:
+        self._engine = engine
+        self._store = store
+        self._waiting: deque[Ended] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+
+    def add(self, ended: Ended) -> None:
+        """Have it settled; by the caller itself if too many wait already."""
+        if ended.record.settled and ended.intention_cas is None:
+            return  # somebody has put it away
+        with self._changed:
+            accepted = len(self._waiting) < self._engine.options.settle_queue and not self._closing
+            if accepted:
+                self._waiting.append(ended)
+                self._changed.notify()
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._work, name="casops-settler", daemon=True)
+                    self._thread.start()
+        if not accepted:
+            self._settle([ended])
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join(self._engine.options.deadline)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closing:
+                    self._changed.wait()
+                if not self._waiting:
+                    return
+                several = min(len(self._waiting), self._engine.options.settle_together)
+                batch = [self._waiting.popleft() for _ in range(several)]
+            self._settle(batch)
+
+    def _settle(self, batch: list[Ended]) -> None:
+        try:
+            errors = drive(together([self._engine.settle(each) for each in batch]), self._store)
+        except Exception as error:  # noqa: BLE001 - settling is a courtesy; the answer was given
+            errors = [error for _ in batch]
+        report(batch, errors)
+
+
+def report(batch: Sequence[Ended], errors: Sequence[Exception | None]) -> None:
+    """Tell the operator what was left to a sweep."""
+    for ended, error in zip(batch, errors, strict=True):
+        if error is not None:
+            log.warning(
+                "operation %s is answered, its settling is left to a sweep: %s", ended.operation_id, describe(error)
+            )

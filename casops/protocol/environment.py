@@ -1,0 +1,153 @@
+"""One call's view of the world: typed ways to ask, to wait, and to run out of time.
+
+Every loop of the protocol passes through `tick` or `pause`, so every loop ends at the deadline.
+
+Must not be in here: rules of the protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+from casops.errors import InvariantViolation
+from casops.messages import (
+    Clock,
+    FreshId,
+    Key,
+    Missing,
+    Page,
+    Pause,
+    Read,
+    ReadClock,
+    Refused,
+    Reply,
+    Scan,
+    Steps,
+    StoreRequest,
+    Unknown,
+    Version,
+)
+from casops.options import Options
+from casops.protocol.limits import MAX_ROUNDS
+from casops.records import Event
+
+Found = Version | Missing
+
+
+class TimeUp(Exception):
+    """The deadline of this call is over; the caller of the generator decides what that means."""
+
+
+class StoreFailed(Exception):
+    """The store refused something that the call cannot do without."""
+
+
+class Environment:
+    """The constants of one call (options, worker's name) and its clock."""
+
+    def __init__(self, options: Options, worker: str) -> None:
+        self.options = options
+        self.worker = worker
+        self.started = 0.0  # monotonic seconds
+        self.now = Clock(0.0, 0.0)
+        self.rounds = 0
+        self.last_trouble: str | None = None  # what the store last said when it gave no answer
+
+    def begin(self) -> Steps[None]:
+        self.now = cast(Clock, (yield ReadClock()))
+        self.started = self.now.monotonic
+
+    def tick(self) -> Steps[float]:
+        """Look at the clock.  Gives monotonic seconds.  Raises TimeUp past the deadline."""
+        self.now = cast(Clock, (yield ReadClock()))
+        self.rounds += 1
+        # A clock that stands still (a test's, a broken one) must not make a loop endless.
+        if self.now.monotonic - self.started > self.options.deadline or self.rounds > MAX_ROUNDS:
+            raise TimeUp
+        return self.now.monotonic
+
+    def pause(self, seconds: float) -> Steps[float]:
+        """Wait, then look at the clock.  Never waits past the deadline."""
+        left = self.started + self.options.deadline - self.now.monotonic
+        yield Pause(max(0.0, min(seconds, left)))
+        return (yield from self.tick())
+
+    def perform(self, *requests: StoreRequest) -> Steps[list[Reply]]:
+        """One batch.  This is the one place where a store's replies get their type."""
+        if not requests:
+            return []
+        replies = cast("list[Reply]", (yield requests))
+        for reply in replies:
+            if isinstance(reply, Unknown | Refused):
+                self.last_trouble = reply.why
+        return replies
+
+    def read(self, keys: Iterable[Key]) -> Steps[dict[Key, Found]]:
+        """Read all keys; ask again for those that got no answer.
+
+        Raises StoreFailed if the store refuses, TimeUp if it stays silent.
+        """
+        found: dict[Key, Found] = {}
+        open_keys = list(dict.fromkeys(keys))
+        wait = self.options.poll
+        while open_keys:
+            replies = yield from self.perform(*(Read(key) for key in open_keys))
+            for key, reply in zip(open_keys, replies, strict=True):
+                if isinstance(reply, Version | Missing):
+                    found[key] = reply
+                elif isinstance(reply, Refused):
+                    raise StoreFailed(reply.why)
+                elif not isinstance(reply, Unknown):
+                    raise InvariantViolation(f"the store answered a read of {key} with {reply!r}")
+            open_keys = [key for key in open_keys if key not in found]
+            if open_keys:
+                yield from self.pause(wait)
+                wait = min(max(wait * 2, 0.001), 1.0)
+        return found
+
+    def scan(self) -> Steps[list[Page]]:
+        """All pages of intentions.  Raises StoreFailed or TimeUp."""
+        pages: list[Page] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            (reply,) = yield from self.perform(Scan(cursor))
+            if isinstance(reply, Page):
+                pages.append(reply)
+                cursor = reply.next
+            elif isinstance(reply, Refused):
+                raise StoreFailed(reply.why)
+            else:
+                yield from self.pause(self.options.poll)
+        return pages
+
+    def fresh_id(self) -> Steps[str]:
+        return cast(str, (yield FreshId()))
+
+    def event(self, what: str, attempt: str | None = None) -> Event:
+        """A line of history, dated by the last look at the clock."""
+        return Event(at=round(self.now.wall, 6), worker=self.worker, what=what, attempt=attempt)
+
+
+class Watch:
+    """Patience with one version of something: starts anew whenever it changes."""
+
+    def __init__(self, environment: Environment, patience: float) -> None:
+        self._environment = environment
+        self._patience = patience
+        self._seen: object = self
+        self._since = 0.0
+        self._wait = 0.0
+
+    def over(self, version: object) -> Steps[bool]:
+        """True once `version` was watched for the whole patience; otherwise waits a little."""
+        now = yield from self._environment.tick()
+        if version != self._seen:
+            self._seen, self._since = version, now
+            self._wait = self._environment.options.poll
+        left = self._since + self._patience - now
+        if left <= 0:
+            return True
+        yield from self._environment.pause(min(self._wait, left))
+        self._wait = min(max(self._wait * 2, 0.001), max(self._patience / 4, 0.001))
+        return False

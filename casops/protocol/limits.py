@@ -1,0 +1,19 @@
+"""Bounds of the protocol that nobody should need to set, each with its reason.
+
+Must not be in here: anything a user may want to change (casops.options).
+"""
+
+# Documents one operation may look at.  The names of all are in each of its stages, so what is
+# written grows with the square of it; 256 names of 50 bytes make stages of 13 KB.
+MAX_DOCUMENTS = 256
+
+# Looks at the clock in one call.  A patient call looks some hundred times; this only ends a loop
+# whose clock stands still.
+MAX_ROUNDS = 10_000
+
+# Double collects of a snapshot before it gives up; each costs one batch of reads.
+MAX_COLLECTS = 200
+
+# Rounds in which settling writes, re-reads and writes again.  Every further round means that
+# somebody else wrote a document in between, and whoever did has removed our stage or will.
+MAX_SETTLE_ROUNDS = 50

@@ -1,0 +1,119 @@
+"""What comes after the answer: staged bodies move into place, then the records may be forgotten.
+
+In this order, each step acknowledged before the next is sent:
+
+    1   R(i): proposed -> committed
+    2   every document that carries a stage of i: staged body -> body (void stages are dropped)
+    3   the intention is removed
+    4   R(i) gets its time to live
+
+2 before 1 would erase the evidence that all had landed.  4 before 2 would leave stages nobody can
+judge; 4 before 3 would leave an intention that outlives its result, and a sweeper would run it again.
+A crash between 3 and 4 leaves one small record for ever: the cheaper mistake.
+
+Settling is never urgent and never certain to finish; whoever comes next may do it again.
+
+Must not be in here: deciding (fate.py).
+"""
+
+from __future__ import annotations
+
+from casops.errors import InvariantViolation
+from casops.messages import Key, Missing, Remove, Replace, Steps, Stored, StoreRequest, Version
+from casops.protocol.environment import Environment, Found, TimeUp
+from casops.protocol.execution import Ended, settling
+from casops.protocol.fate import Standing, Suspect, decide, standing_of, ttl_seconds
+from casops.protocol.limits import MAX_SETTLE_ROUNDS
+from casops.records import Record, encode, intention_key, result_key, stage_of
+
+
+def settle(environment: Environment, ended: Ended) -> Steps[None]:
+    """Settle one operation that has ended.  Raises TimeUp or StoreFailed: it is left to others."""
+    yield from environment.begin()
+    standing = ended.standing
+    if ended.record.state == "proposed":
+        standing = yield from _notice(environment, ended)
+    record = standing.record
+    if record is None or not record.final:
+        return  # forgotten already, or not what we were told: nothing to settle
+    if not record.settled:
+        yield from _settle_documents(environment, ended, record)
+    if not (yield from _remove_intention(environment, ended)):
+        return
+    if not record.settled:
+        yield from _forget_later(environment, ended.operation_id, standing)
+
+
+def _notice(environment: Environment, ended: Ended) -> Steps[Standing]:
+    """proposed -> committed: it was committed when all had landed, now it says so."""
+    record = ended.record
+    assert record.attempt is not None
+    assert ended.standing.cas is not None
+    noticed = record.becoming(environment.event("committed", record.attempt), state="committed")
+    key = result_key(ended.operation_id)
+    (reply,) = yield from environment.perform(Replace(key, ended.standing.cas, encode(noticed)))
+    if isinstance(reply, Stored):
+        return Standing(noticed, reply.cas)
+    # Somebody helped us, or the reply is lost: whoever looks must find it committed with our attempt.
+    keys = tuple(each.key for each in record.participants)
+    suspect = Suspect(ended.operation_id, record.attempt, keys, record.operation, record.fingerprint, known=True)
+    fate = yield from decide(environment, suspect, patience=0.0)
+    if not fate.committed:
+        raise InvariantViolation("an answered operation is no longer committed", operation_id=ended.operation_id)
+    return fate.standing
+
+
+def _settle_documents(environment: Environment, ended: Ended, record: Record) -> Steps[None]:
+    """Until no document carries a stage of this operation, as far as this worker knows them."""
+    keys = {each.key for each in record.participants} | set(ended.staged)
+    # What this worker has staged itself it need not read; should it have moved, CAS tells.
+    found: dict[Key, Found] = {key: each for key, each in ended.staged.items() if each is not None}
+    for _ in range(MAX_SETTLE_ROUNDS):
+        found.update((yield from environment.read(sorted(keys - found.keys()))))
+        writes = _writes(found, ended.operation_id, record)
+        replies = yield from environment.perform(*writes.values())
+        keys = {key for key, reply in zip(writes, replies, strict=True) if not isinstance(reply, Stored)}
+        if not keys:
+            return
+        found = {}
+        yield from environment.tick()
+    raise TimeUp
+
+
+def _writes(found: dict[Key, Found], operation_id: str, record: Record) -> dict[Key, StoreRequest]:
+    writes: dict[Key, StoreRequest] = {}
+    for key, each in found.items():
+        meta = None if isinstance(each, Missing) else stage_of(key, each)
+        if meta is not None and meta.operation_id == operation_id and isinstance(each, Version):
+            landed = record.state == "committed" and meta.attempt == record.attempt
+            writes[key] = settling(key, each, committed=landed)
+    return writes
+
+
+def _remove_intention(environment: Environment, ended: Ended) -> Steps[bool]:
+    """True once it is certain that no intention stands."""
+    key, cas = intention_key(ended.operation_id), ended.intention_cas
+    while True:
+        if cas is None:
+            (found,) = (yield from environment.read([key])).values()
+            if isinstance(found, Missing):
+                return True
+            cas = found.cas
+        (reply,) = yield from environment.perform(Remove(key, cas))
+        if isinstance(reply, Stored):
+            return True
+        cas = None
+        yield from environment.tick()
+
+
+def _forget_later(environment: Environment, operation_id: str, standing: Standing) -> Steps[None]:
+    key = result_key(operation_id)
+    while standing.record is not None and not standing.record.settled and standing.cas is not None:
+        done = standing.record.becoming(environment.event("settled"), settled=True)
+        (reply,) = yield from environment.perform(
+            Replace(key, standing.cas, encode(done), ttl=ttl_seconds(environment.options.retention))
+        )
+        if isinstance(reply, Stored):
+            return
+        yield from environment.tick()
+        standing = standing_of((yield from environment.read([key]))[key], operation_id)

@@ -1,0 +1,118 @@
+"""What an operator needs: did it happen, what is pending, finish it, make sure it never happens.
+
+Must not be in here: loops over operations that run business code (the front does them one by one).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from casops.messages import Insert, Key, Missing, Remove, Replace, Steps, Stored
+from casops.protocol.environment import Environment
+from casops.protocol.execution import Ended
+from casops.protocol.fate import Standing, Suspect, decide, read_with_participants, standing_of
+from casops.protocol.reading import is_committed
+from casops.records import Intention, Record, decode_intention, encode, intention_key, result_key
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """An operation that was declared and has not ended: its intention, and how far it is."""
+
+    operation_id: str
+    intention: Intention | None  # None: proposed, though its intention was withdrawn
+    cas: int | None  # of the intention
+    standing: Standing
+
+
+def look_up(environment: Environment, operation_id: str) -> Steps[Ended | Declared | None]:
+    """How an operation ended, or that it is declared; None: never heard of, or forgotten.  Writes nothing."""
+    yield from environment.begin()
+    key = intention_key(operation_id)
+    while True:
+        standing, found = yield from read_with_participants(environment, operation_id, [key])
+        record = standing.record
+        if standing.final:
+            return Ended(operation_id, standing, replayed=True)
+        if record is not None and record.attempt is not None:
+            if is_committed(standing, operation_id, record.attempt, found):
+                return Ended(operation_id, standing, replayed=True)
+            # It may have been committed and settled while its participants were being read.
+            record_key = result_key(operation_id)
+            again = standing_of((yield from environment.read([record_key]))[record_key], operation_id)
+            if again.cas != standing.cas:
+                yield from environment.tick()
+                continue
+        declared = found[key]
+        if not isinstance(declared, Missing):
+            intention = decode_intention(declared.body, operation_id)
+            return Declared(operation_id, intention, declared.cas, standing)
+        if record is None or record.state == "open":
+            return None  # an open record alone says that nothing happened
+        return Declared(operation_id, None, None, standing)
+
+
+def list_declared(environment: Environment) -> Steps[list[Declared]]:
+    """Every intention that stands, with the present R(i) of each."""
+    yield from environment.begin()
+    listed: list[Declared] = []
+    for page in (yield from environment.scan()):
+        records = yield from environment.read(result_key(entry.id) for entry in page.entries)
+        for entry in page.entries:
+            standing = standing_of(records[result_key(entry.id)], entry.id)
+            listed.append(Declared(entry.id, decode_intention(entry.body, entry.id), entry.cas, standing))
+    return listed
+
+
+def cancel(environment: Environment, operation_id: str) -> Steps[Ended]:
+    """Make sure that it never happens, unless it has: gives how it ended, cancelled or otherwise."""
+    yield from environment.begin()
+    key, record_key = intention_key(operation_id), result_key(operation_id)
+    while True:
+        standing, found = yield from read_with_participants(environment, operation_id, [key])
+        record = standing.record
+        if standing.final:
+            return Ended(operation_id, standing, replayed=True)
+        if record is not None and record.attempt is not None:
+            keys: tuple[Key, ...] = tuple(each.key for each in record.participants)
+            suspect = Suspect(operation_id, record.attempt, keys, record.operation, record.fingerprint, known=True)
+            yield from decide(environment, suspect, patience=0.0)
+            yield from environment.tick()
+            continue
+        declared = found[key]
+        intention = None if isinstance(declared, Missing) else decode_intention(declared.body, operation_id)
+        if record is None:
+            record = Record(
+                operation=intention.operation if intention else None,
+                fingerprint=intention.fingerprint if intention else None,
+                state="open",
+            )
+        cancelled = record.becoming(environment.event("cancelled"), state="cancelled")
+        text = encode(cancelled)
+        (reply,) = yield from environment.perform(
+            Insert(record_key, text) if standing.cas is None else Replace(record_key, standing.cas, text)
+        )
+        if isinstance(reply, Stored):
+            return Ended(operation_id, Standing(cancelled, reply.cas), replayed=False)
+        yield from environment.tick()
+
+
+def too_old_to_start(environment: Environment, declared: Declared) -> bool:
+    """May this intention have outlived its own result?
+
+    A retry declares again what may have ended long ago, and the declaration of a retry that died stays.  As long
+    as R(i) stands that does no harm.  Once it may be forgotten, running it could be the second time.
+    Retries are allowed up to half of the retention, so an intention younger than the other
+    half has its R(i) still.  (Both times are wall clocks, with half a retention of margin.)
+    """
+    retention = environment.options.retention
+    if declared.intention is None:
+        return False
+    age = environment.now.wall - declared.intention.at
+    return bool(retention) and declared.standing.record is None and age > retention / 2
+
+
+def drop_intention(environment: Environment, declared: Declared) -> Steps[None]:
+    """Remove an intention that can never run, because its id has ended with other arguments."""
+    if declared.cas is not None:
+        yield from environment.perform(Remove(intention_key(declared.operation_id), declared.cas))

@@ -1,0 +1,151 @@
+"""What is stored: the result record R(i), the intention, and the stage's description, as JSON.
+
+Every record carries the schema version `v`.  Reading checks all of it: a record that cannot be
+read, or that a newer casops wrote, is an InvariantViolation and nothing is guessed.
+
+Must not be in here: decisions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from casops.errors import InvariantViolation
+from casops.messages import INTENTIONS, RESULTS, Key, Version
+
+M = TypeVar("M", bound=BaseModel)
+
+# Events kept in a record: the first few tell who began, the last ones how it ended.
+HISTORY_HEAD, HISTORY_TAIL = 4, 12
+
+State = Literal["open", "proposed", "committed", "declined", "cancelled"]
+FINAL: frozenset[State] = frozenset({"committed", "declined", "cancelled"})
+
+
+class Participant(NamedTuple):
+    """A document an attempt stands on, and the CAS it was read at (None: nothing was there)."""
+
+    collection: str
+    id: str
+    base: int | None
+
+    @property
+    def key(self) -> Key:
+        return Key(self.collection, self.id)
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    v: Literal[1] = 1
+
+
+class Event(BaseModel):
+    """One line of an operation's life; for people only, no rule reads it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    at: float  # seconds since 1970 by the worker's own clock, which may be wrong
+    worker: str
+    what: str
+    attempt: str | None = None
+
+
+class Refusal(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    code: str
+    details: dict[str, Any]
+
+
+class Record(_Stored):
+    """R(i): how operation i ended, or how far it is.  `attempt` names the attempt that wrote the
+    present state; `result` means something in proposed and committed only (it may be None there)."""
+
+    operation: str | None  # the operation's name; None where an id was cancelled that nobody declared
+    fingerprint: str | None
+    state: State
+    attempt: str | None = None
+    participants: tuple[Participant, ...] = ()
+    result: Any = None
+    refusal: Refusal | None = None
+    attempts: int = 0
+    settled: bool = False
+    history: tuple[Event, ...] = ()
+
+    @property
+    def final(self) -> bool:
+        return self.state in FINAL
+
+    def becoming(self, event: Event, **changes: Any) -> Record:
+        """A changed copy with one more line of history."""
+        history = (*self.history, event)
+        if len(history) > HISTORY_HEAD + HISTORY_TAIL:
+            history = (*history[:HISTORY_HEAD], *history[-HISTORY_TAIL:])
+        return self.model_copy(update={**changes, "history": history})
+
+
+class Intention(_Stored):
+    """ "Operation i with these arguments is to happen." `call` names the one call that declared it."""
+
+    operation: str
+    fingerprint: str
+    arguments: str  # JSON text, kept as it was given
+    call: str
+    worker: str
+    at: float  # seconds since 1970 by the declaring worker's clock
+    failures: int = 0
+    last_error: str | None = None
+
+
+class StageMeta(_Stored):
+    """Whose stage this is and what has to be read to learn its fate."""
+
+    operation_id: str
+    operation: str | None
+    fingerprint: str | None
+    attempt: str
+    participants: tuple[Key, ...]
+    expires: int | None = None  # the document's own expiry, given back when the stage is settled
+
+
+def result_key(operation_id: str) -> Key:
+    return Key(RESULTS, operation_id)
+
+
+def intention_key(operation_id: str) -> Key:
+    return Key(INTENTIONS, operation_id)
+
+
+def encode(record: _Stored) -> str:
+    return record.model_dump_json()
+
+
+def _decode(model: type[M], text: str | None, what: str, operation_id: str | None) -> M:
+    try:
+        return model.model_validate_json(text or "")
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvariantViolation(
+            f"the stored {what} cannot be read ({where}: {first['msg']}): changed by another program, "
+            "or written by a newer casops; nothing was changed",
+            operation_id=operation_id,
+        ) from None
+
+
+def decode_record(text: str | None, operation_id: str) -> Record:
+    return _decode(Record, text, "result record", operation_id)
+
+
+def decode_intention(text: str | None, operation_id: str) -> Intention:
+    return _decode(Intention, text, "intention", operation_id)
+
+
+def stage_of(key: Key, version: Version) -> StageMeta | None:
+    """The description of the stage a version carries, or None."""
+    if version.stage is None:
+        return None
+    return _decode(StageMeta, version.stage.meta, f"stage on {key}", None)

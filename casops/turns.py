@@ -1,0 +1,59 @@
+"""Turns: operations of one process on the same document queue up instead of racing for it.
+
+A ticket stands in the line of each of its documents and may go when it heads all of them.  It joins
+all lines at one moment, so lines never wait for each other in a circle.  Nothing depends on this but waste:
+whoever has waited for its patience goes ahead and takes part in the race.
+
+Must not be in here: threads, asyncio (the fronts give each ticket its own way to be woken).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from casops.messages import Key
+
+
+class Ticket:
+    """A place in the lines of some documents.  `wake` is called once, when it may go."""
+
+    __slots__ = ("keys", "wake")
+
+    def __init__(self, keys: frozenset[Key], wake: Callable[[], None]) -> None:
+        self.keys = keys
+        self.wake = wake
+
+
+class Turns:
+    """The lines of one front.  Calls must not overlap (a lock, or one event loop)."""
+
+    def __init__(self) -> None:
+        self._lines: dict[Key, deque[Ticket]] = {}
+
+    def join(self, keys: Iterable[Key], wake: Callable[[], None]) -> Ticket:
+        """Stand in line.  `wake` is called at once if nobody stands before."""
+        ticket = Ticket(frozenset(keys), wake)
+        for key in ticket.keys:
+            self._lines.setdefault(key, deque()).append(ticket)
+        if self._may_go(ticket):
+            wake()
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """Go, whether it was one's turn or not, and wake whoever may go now."""
+        following: dict[int, Ticket] = {}
+        for key in ticket.keys:
+            line = self._lines[key]
+            was_head = line[0] is ticket
+            line.remove(ticket)
+            if not line:
+                del self._lines[key]
+            elif was_head:
+                following[id(line[0])] = line[0]
+        for each in following.values():
+            if self._may_go(each):
+                each.wake()
+
+    def _may_go(self, ticket: Ticket) -> bool:
+        return all(self._lines[key][0] is ticket for key in ticket.keys)
