@@ -21,9 +21,10 @@ from __future__ import annotations
 from casops.errors import InvariantViolation
 from casops.messages import Key, Missing, Remove, Replace, Steps, Stored, StoreRequest, Version
 from casops.protocol.environment import Environment, Found, TimeUp
-from casops.protocol.execution import Ended, settling
+from casops.protocol.execution import Ended
 from casops.protocol.fate import Standing, Suspect, decide, standing_of, ttl_seconds
 from casops.protocol.limits import MAX_SETTLE_ROUNDS
+from casops.protocol.participants import settling
 from casops.records import Record, encode, intention_key, result_key, stage_of
 
 

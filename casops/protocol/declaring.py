@@ -1,0 +1,97 @@
+"""The intention: "operation i with these arguments is to happen".
+
+It makes an operation known to sweepers before anything else of it can be seen.
+
+Must not be in here: R(i), documents.
+"""
+
+from __future__ import annotations
+
+from casops.errors import OperationMismatch
+from casops.messages import Exists, Insert, Missing, Refused, Remove, Replace, Reply, Steps, Stored
+from casops.protocol.environment import Environment, StoreFailed
+from casops.protocol.work import Work
+from casops.records import Intention, decode_intention, encode, intention_key
+
+# Characters kept of an exception's text: enough to recognise it in a list.
+MAX_ERROR_TEXT = 500
+
+
+class Declaration:
+    """The intention of one call: the one it declares, or the one it finds."""
+
+    def __init__(self, environment: Environment, operation_id: str, work: Work, call: str) -> None:
+        self._environment = environment
+        self._id = operation_id
+        self._work = work
+        self._key = intention_key(operation_id)
+        self.call = call
+        self.intention = Intention(
+            operation=work.name,
+            fingerprint=work.fingerprint,
+            arguments=work.arguments,
+            call=call,
+            worker=environment.worker,
+            at=environment.now.wall,
+        )
+        self.cas: int | None = None  # known only if this call declared it, or a sweep found it
+
+    def found(self, intention: Intention, cas: int) -> None:
+        """Go on with an intention that a sweep found."""
+        self.intention, self.cas = intention, cas
+
+    def request(self) -> Insert:
+        return Insert(self._key, encode(self.intention))
+
+    def is_ours(self, reply: Reply) -> Steps[bool]:
+        """Does the intention of this very call stand?  `reply`: what the store said to `request`.
+
+        Raises OperationMismatch if the one that stands has other arguments.
+        """
+        while not isinstance(reply, Stored):
+            if isinstance(reply, Refused):
+                raise StoreFailed(reply.why)
+            if isinstance(reply, Exists):
+                (found,) = (yield from self._environment.read([self._key])).values()
+                if isinstance(found, Missing):
+                    return False  # it was settled and removed just now
+                standing = decode_intention(found.body, self._id)
+                check_fingerprint(self._work, self._id, standing.fingerprint)
+                self.intention = standing
+                if standing.call != self.call:
+                    return False
+                self.cas = found.cas  # our own write, whose reply was lost
+                return True
+            yield from self._environment.pause(self._environment.options.poll)
+            (reply,) = yield from self._environment.perform(self.request())
+        self.cas = reply.cas
+        return True
+
+    def renew(self) -> Steps[None]:
+        """Whoever declared it may have withdrawn it meanwhile; what is worked on must be listed."""
+        if self.cas is None:
+            (reply,) = yield from self._environment.perform(self.request())
+            if isinstance(reply, Stored):
+                self.cas = reply.cas
+
+    def count(self, error: Exception) -> Steps[None]:
+        """Note that the business function raised.  A count that is lost costs one more try."""
+        text = f"{type(error).__name__}: {error}"[:MAX_ERROR_TEXT]
+        counted = self.intention.model_copy(update={"failures": self.intention.failures + 1, "last_error": text})
+        if self.cas is not None:
+            yield from self._environment.perform(Replace(self._key, self.cas, encode(counted)))
+
+    def withdraw(self) -> Steps[None]:
+        """Remove it, if this call declared it: the operation is not to happen by itself later."""
+        if self.cas is not None and self.intention.call == self.call:
+            yield from self._environment.perform(Remove(self._key, self.cas))
+            self.cas = None
+
+
+def check_fingerprint(work: Work, operation_id: str, fingerprint: str | None) -> None:
+    """Raises OperationMismatch unless the id belongs to this very operation (None: cannot be told)."""
+    if fingerprint is not None and fingerprint != work.fingerprint:
+        raise OperationMismatch(
+            "this id belongs to an operation with other arguments; this one did not happen: use a new id",
+            operation_id=operation_id,
+        )

@@ -1,0 +1,117 @@
+"""Documents as participants of an attempt: their value once their stage is decided, and the two writes
+that concern a stage (putting it on, settling it).
+
+Must not be in here: R(i) of the asking operation, other than handing on what was learnt of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from casops.errors import InvariantViolation
+from casops.messages import Body as BodyOf
+from casops.messages import Insert, Key, Missing, Remove, Replace, Stage, Steps, Stored, StoreRequest, Version
+from casops.protocol.environment import Environment, Found
+from casops.protocol.fate import Standing, Suspect, decide
+from casops.protocol.work import Value
+from casops.records import stage_of
+
+
+class Moved(Exception):
+    """What was read has changed while it was being resolved: read again, in the next attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document as read, and the value it has now that its stage is decided."""
+
+    found: Found
+    value: Value
+    built_on: bool = False  # the value is that of a committed stage which is still to be moved in
+    own: Standing | None = None  # R of the asking operation, if deciding the stage moved it
+
+    @property
+    def base(self) -> int | None:
+        return None if isinstance(self.found, Missing) else self.found.cas
+
+    def staged(self, cas: int, stage: Stage) -> Version:
+        """This document once `stage` has landed on it."""
+        live = not isinstance(self.found, Missing) and self.found.body is not None
+        return Version(cas, self.value.body if live else None, stage)
+
+
+@dataclass(slots=True)
+class Asker:
+    """Who wants to build on documents."""
+
+    operation_id: str
+    known: bool = False  # has R of it been seen?
+    dead: set[str] = field(default_factory=set)  # its own attempts that can never commit
+
+
+def resolve(environment: Environment, asker: Asker, key: Key, found: Found) -> Steps[Document]:
+    """Decide the fate of the stage a document carries, so that its value can be built on.
+
+    Raises Moved, TimeUp, StoreFailed, Expired.
+    """
+    if isinstance(found, Missing):
+        return Document(found, Value(None))
+    meta = stage_of(key, found)
+    if meta is None or found.stage is None:
+        return Document(found, Value(found.body, found.expires))
+    own = meta.operation_id == asker.operation_id
+    before = Document(found, Value(found.body, meta.expires))
+    if own and meta.attempt in asker.dead:
+        return before
+    suspect = Suspect(
+        meta.operation_id,
+        meta.attempt,
+        meta.participants,
+        meta.operation,
+        meta.fingerprint,
+        known=own and asker.known,
+    )
+    # Wound-wait: the older id does not wait for the younger, so that no circle of waiting lasts.
+    options = environment.options
+    elder = asker.operation_id <= meta.operation_id
+    fate = yield from decide(environment, suspect, min(options.poll, options.patience) if elder else options.patience)
+    # A stage of one's own operation is no exception; and one proposes from exactly what this left behind.
+    standing = fate.standing if own else None
+    if not fate.committed:
+        return Document(found, before.value, own=standing)
+    value = Value(found.stage.body, meta.expires)
+    if (found.body is None) == (value.body is None):
+        return Document(found, value, built_on=value.body is not None, own=standing)
+    # The stage brings the document into being, or ends it: that is settled before anything is built
+    # on it (a store need not be able to do both in one write).
+    (reply,) = yield from environment.perform(settling(key, found, committed=True))
+    if not isinstance(reply, Stored):
+        raise Moved
+    expires = None if value.body is None else value.expires
+    return Document(Version(reply.cas, value.body, None, expires), Value(value.body, expires), own=standing)
+
+
+def staging(key: Key, document: Document, stage: Stage) -> StoreRequest:
+    """The write that puts a stage on a document, if it still is what was read."""
+    if isinstance(document.found, Missing):
+        return Insert(key, None, stage)
+    moved = BodyOf.STAGED if document.built_on else BodyOf.KEEP
+    # No expiry while it is staged: a participant must not vanish (its stage remembers it).
+    return Replace(key, document.found.cas, moved, stage)
+
+
+def settling(key: Key, version: Version, *, committed: bool) -> StoreRequest:
+    """The write that settles the stage of a version: move it into place, or drop it.
+
+    The document gets back the expiry of its own that the stage remembers.
+    """
+    meta = stage_of(key, version)
+    if meta is None or version.stage is None:
+        raise InvariantViolation(f"there is no stage on {key} to settle")
+    if not committed:
+        return Replace(key, version.cas, BodyOf.KEEP, expires=meta.expires if version.body is not None else None)
+    if version.stage.body is not None:
+        return Replace(key, version.cas, BodyOf.STAGED, expires=meta.expires)
+    if version.body is not None:
+        return Remove(key, version.cas)
+    return Replace(key, version.cas, BodyOf.KEEP)
