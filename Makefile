@@ -1,0 +1,30 @@
+# Everything here makes its own environment in .venv; all it needs is make and Python 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check format clean
+
+demo: .venv/demo.installed  ## balance transfer for real: workers are killed, the books are proved
+	$(BIN)/python -m examples.balance_transfer chaos
+
+test: .venv/dev.installed  ## all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/dev.installed  ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+format: .venv/dev.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+
+.venv/%.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "casops needs Python 3.11 or newer; this is " + sys.version + ". Try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
