@@ -1,0 +1,105 @@
+"""One worker process: takes jobs from a pipe, asks casops, answers what came of it.
+
+It may be killed at any moment.  What it had begun is finished by whoever asks for the same operation
+id again; nothing has to be cleaned up.
+
+Must not be in here: choosing what is asked for, counting, printing.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+from pydantic_core import to_json
+
+from casops import CasOps, CasOpsError, Operation, Outcome, OutcomeUnknown, StoreUnavailable
+from examples.balance_transfer.model import open_bank
+
+# Asking again with the same id is always safe; this bounds how long a worker goes on with it.
+TRIES = 3
+PAUSE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One asking for one operation.  Several jobs may ask for the same one."""
+
+    number: int
+    operation_id: str
+    operation: Operation[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a job.
+
+    `unfinished`: no end is known after several tries; ask again some day.  `impossible`: it did not
+    happen, and asking again will not help.  `text`: the result or refusal as JSON, or why there is none.
+    """
+
+    status: Literal["applied", "declined", "cancelled", "unfinished", "impossible"]
+    text: str
+    replayed: bool = False
+    taken_over: bool = False
+    store_away: bool = False
+    """It is no use to go on with other jobs now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The first message of a worker: the store is open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The only message of a worker that could not open the store."""
+
+    why: str
+
+
+def work(connection: Connection[Any, Any], url: str) -> None:
+    """The life of a worker; ends when the other end of the pipe is closed, or its owner is dead."""
+    if hasattr(signal, "SIGINT"):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which tells us
+    # "Settling is left to a sweep" is no news here: the import ends with one.
+    logging.getLogger("casops").setLevel(logging.ERROR)
+    try:
+        casops = open_bank(url)
+    except CasOpsError as error:
+        connection.send(Failed(str(error)))
+        return
+    with casops:
+        try:
+            connection.send(Ready())
+            while True:
+                job: Job = connection.recv()
+                connection.send((job.number, ask(casops, job)))
+        except (EOFError, OSError):
+            return
+
+
+def ask(casops: CasOps, job: Job) -> Answer:
+    """Ask until there is an answer, a few times at most."""
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(PAUSE * attempt)
+        try:
+            return answer(casops.execute(job.operation, operation_id=job.operation_id))
+        except CasOpsError as error:
+            trouble = error
+            if not error.retry:
+                return Answer("impossible", error.message)
+    away = isinstance(trouble, StoreUnavailable | OutcomeUnknown)
+    return Answer("unfinished", trouble.message, store_away=away)
+
+
+def answer(outcome: Outcome[Any]) -> Answer:
+    refusal = outcome.refusal
+    content = [refusal.code, dict(refusal.details)] if refusal else outcome.value
+    text = to_json(content).decode()
+    return Answer(outcome.status, text, replayed=outcome.replayed, taken_over=outcome.taken_over)

@@ -1,0 +1,484 @@
+"""The way of one operation, stepped by hand: two steps, lost races, lost replies, giving up."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from casops.errors import Contended, Expired, OperationMismatch, OutcomeUnknown, StoreUnavailable
+from casops.ids import new_operation_id
+from casops.messages import Body, Exists, Insert, Mismatch, Read, Refused, Remove, Replace, Stored, Unknown
+from casops.options import Options
+from casops.protocol.execution import Execution
+from casops.records import Intention, intention_key, result_key
+from casops.testing.worker import SimulatedClock, Worker
+from tests.steps import OPTIONS, Job, World, add, is_on, is_record, move, n, only, reply_lost, writes
+
+
+@pytest.mark.parametrize("documents", [1, 2, 16])
+def test_two_steps_to_the_answer_however_many_documents(documents: int) -> None:
+    names = [f"d{each:02}" for each in range(documents)]
+    world = World(**dict.fromkeys(names, 1))
+
+    def double(numbers: dict[str, int | None]) -> None:
+        for name in names:
+            numbers[name] = (numbers[name] or 0) * 2
+
+    worker = world.worker("i", Job(double, names))
+    first = worker.batch
+    assert first is not None
+    assert [type(each) for each in first] == [Insert] + [Read] * (documents + 1)
+    assert first[0].key == intention_key("i")  # type: ignore[union-attr]
+    worker.step(world.store)
+    second = worker.batch
+    assert second is not None
+    assert len(second) == documents + 1
+    assert second == tuple(writes(second))
+    worker.step(world.store)
+    assert worker.result is not None
+    assert not worker.result.replayed
+    assert world.body("d00") == 1  # ordinary readers still see the old value
+    world.settle(worker.result)
+    assert [world.body(name) for name in names] == [2] * documents
+
+
+def test_the_stage_keeps_the_body_and_names_the_cas_it_was_read_at() -> None:
+    world = World(a=1)
+    read_at = world.version(n("a"))
+    worker = world.worker("i", add("a", 1))
+    worker.step(world.store)
+    assert worker.batch is not None
+    stage = worker.batch[1]
+    assert isinstance(stage, Replace)
+    assert read_at is not None
+    assert (stage.body, stage.cas, stage.expires, stage.ttl) == (Body.KEEP, read_at.cas, None, None)
+    assert stage.stage is not None
+    assert stage.stage.body == "2"
+
+
+def test_the_result_has_no_time_to_live_before_it_is_settled() -> None:
+    world = World(a=1)
+    for job in (add("a", 1), move("a", "a", 100)):
+        worker = world.worker(job.fingerprint, job)
+        worker.step(world.store)
+        assert worker.batch is not None
+        record = worker.batch[0]
+        assert isinstance(record, Insert)
+        assert record.ttl is None
+
+
+def test_no_answer_before_every_write_is_acknowledged() -> None:
+    world = World(a=5, b=5)
+    for lost in (is_record, is_on("a"), is_on("b")):
+        worker = world.worker("i", move("a", "b", 1))
+        worker.step(world.store)
+        only(world, worker, lambda request, lost=lost: not lost(request))  # type: ignore[misc]
+        assert not worker.ended
+        worker.crash()
+
+
+def test_a_lost_reply_to_the_record_is_looked_up_not_guessed() -> None:
+    world = World(a=5, b=5)
+    worker = world.worker("i", move("a", "b", 1))
+    worker.step(world.store)
+    reply_lost(world, worker, is_record)
+    ended = worker.finish(world.store)
+    assert not ended.replayed
+    assert ended.record.state == "committed"
+    assert ended.record.attempts == 1
+    world.settle(ended)
+    assert (world.body("a"), world.body("b")) == (4, 6)
+
+
+def test_a_lost_reply_to_a_stage_is_looked_up_not_guessed() -> None:
+    world = World(a=5, b=5)
+    worker = world.worker("i", move("a", "b", 1))
+    worker.step(world.store)
+    reply_lost(world, worker, is_on("b"))
+    ended = worker.finish(world.store)
+    assert ended.record.attempts == 1
+    world.settle(ended)
+    assert (world.body("a"), world.body("b")) == (4, 6)
+
+
+def test_a_record_whose_insert_is_in_flight_is_stopped_before_the_next_attempt() -> None:
+    world = World(a=5, b=5)
+    worker = world.worker("i", move("a", "b", 1))
+    worker.step(world.store)
+    (late,) = only(world, worker, lambda request: not is_record(request))
+    ended = worker.finish(world.store)
+    assert ended.record.attempts == 1  # the first was never written down
+    assert world.store.perform([late]) == [Exists()]
+    world.settle(ended)
+    assert (world.body("a"), world.body("b")) == (4, 6)
+
+
+def test_a_stage_in_flight_is_fenced_before_the_next_attempt() -> None:
+    world = World(a=5, b=5)
+    worker = world.worker("i", move("a", "b", 1))
+    worker.step(world.store)
+    (late,) = only(world, worker, lambda request: not is_on("b")(request))
+    worker.step(world.store)  # looks at R(i) and both documents
+    assert worker.batch is not None
+    (fence,) = worker.batch
+    assert isinstance(fence, Replace)
+    assert (fence.key, fence.body, fence.stage) == (n("b"), Body.KEEP, None)
+    worker.step(world.store)
+    assert worker.batch is not None
+    (opened,) = worker.batch
+    assert isinstance(opened, Replace)
+    assert opened.key == result_key("i")
+    ended = worker.finish(world.store)
+    assert world.store.perform([late]) == [Mismatch()]
+    assert ended.record.attempts == 2
+    world.settle(ended)
+    assert (world.body("a"), world.body("b")) == (4, 6)
+
+
+def test_a_lost_race_for_a_document_is_run_again_from_a_new_reading() -> None:
+    world = World(a=5, b=5)
+    loser = world.worker("z", move("a", "b", 1))
+    loser.step(world.store)
+    world.do("winner", add("b", 10))
+    loser.step(world.store)  # loses b
+    assert not loser.ended
+    ended = loser.finish(world.store)
+    assert ended.record.attempts == 2
+    assert len({event.attempt for event in ended.record.history if event.what == "proposed"}) == 2
+    world.settle(ended)
+    assert (world.body("a"), world.body("b")) == (4, 16)
+
+
+def test_every_attempt_has_an_id_of_its_own() -> None:
+    world = World(a=5)
+    worker = world.worker("z", add("a", 1))
+    seen: set[str] = set()
+    for each in range(4):
+        while not worker.batch or not any(is_record(request) for request in worker.batch):
+            worker.step(world.store)
+        proposal = json.loads(worker.batch[0].body)  # type: ignore[union-attr, arg-type]
+        seen.add(proposal["attempt"])
+        world.do(f"other-{each}", add("a", 1))
+        worker.step(world.store)
+    assert len(seen) == 4
+
+
+def test_whoever_finds_the_record_there_follows_it() -> None:
+    world = World(a=5, b=5)
+    slow = world.worker("i", move("a", "b", 1))
+    slow.step(world.store)
+    world.do("i", move("a", "b", 1))
+    ended = slow.finish(world.store)
+    assert ended.replayed
+    assert (world.body("a"), world.body("b")) == (4, 6)
+
+
+def test_a_retry_gets_the_recorded_answer() -> None:
+    world = World(a=5, b=5)
+    first = world.do("i", move("a", "b", 1))
+    retry = world.worker("i", move("a", "b", 1))
+    retry.step(world.store)
+    assert retry.result is not None
+    assert retry.result.replayed
+    assert retry.result.record.result == first.record.result == 4
+    world.settle(retry.result)
+    assert world.intention("i") is None
+
+
+def test_other_arguments_under_the_same_id_are_refused_and_leave_nothing() -> None:
+    world = World(a=5, b=5)
+    world.do("i", move("a", "b", 1))
+    other = world.worker("i", move("a", "b", 2))
+    with pytest.raises(OperationMismatch):
+        other.finish(world.store)
+    assert world.intention("i") is None
+    assert world.body("a") == 4
+
+
+def test_other_arguments_are_refused_while_the_first_is_only_declared() -> None:
+    world = World(a=5, b=5)
+    first = world.worker("i", move("a", "b", 1))
+    first.step(world.store)
+    with pytest.raises(OperationMismatch):
+        world.run("i", move("a", "b", 2))
+    world.settle(first.finish(world.store))
+    assert world.body("a") == 4
+
+
+def test_another_workers_operation_gets_its_time_before_it_is_taken_over() -> None:
+    world = World(a=5, b=5)
+    dead = world.worker("i", move("a", "b", 1))
+    dead.step(world.store)
+    dead.crash()
+    retry = world.worker("i", move("a", "b", 1))
+    ended = retry.finish(world.store)
+    assert retry.paused >= OPTIONS.patience
+    assert ended.taken_over
+    assert [event.what for event in ended.record.history][:2] == ["declared", "taken over"]
+    world.settle(ended)
+    assert (world.body("a"), world.body("b")) == (4, 6)
+
+
+def test_a_live_workers_operation_is_answered_not_taken_over() -> None:
+    world = World(a=5, b=5)
+    alive = world.worker("i", move("a", "b", 1))
+    alive.step(world.store)
+    retry = world.worker("i", move("a", "b", 1))
+    retry.step(world.store)
+    retry.step(world.store)
+    ended = alive.finish(world.store)
+    world.settle(ended)
+    assert retry.finish(world.store).replayed
+    assert world.body("a") == 4
+
+
+def test_a_proposal_that_has_landed_is_taken_over_as_it_is() -> None:
+    world = World(a=5, b=5)
+    dead = world.worker("i", move("a", "b", 1))
+    dead.step(world.store)
+    world.store.perform(dead.batch or ())
+    dead.crash()
+    ended = world.run("i", move("a", "b", 1))
+    assert ended.record.attempts == 1
+    world.settle(ended)
+    assert (world.body("a"), world.body("b")) == (4, 6)
+
+
+def test_a_half_landed_proposal_is_voided_and_tried_again_from_exactly_there() -> None:
+    world = World(a=5, b=5)
+    dead = world.worker("i", move("a", "b", 1))
+    dead.step(world.store)
+    late = only(world, dead, lambda request: not is_on("b")(request))
+    dead.crash()
+    ended = world.run("i", move("a", "b", 1))
+    assert ended.record.attempts == 2
+    world.settle(ended)
+    assert world.store.perform(late) == [Mismatch()]
+    assert (world.body("a"), world.body("b")) == (4, 6)
+    assert world.stage("a") is None
+
+
+def test_a_refusal_about_one_document_needs_no_second_look() -> None:
+    world = World(a=5)
+    worker = world.worker("i", move("a", "a", 100))
+    worker.step(world.store)
+    assert worker.batch is not None
+    (record,) = worker.batch
+    assert isinstance(record, Insert)
+    ended = worker.finish(world.store)
+    assert ended.record.state == "declined"
+
+
+def test_a_refusal_about_two_documents_is_looked_at_again() -> None:
+    world = World(a=5, b=5)
+    worker = world.worker("i", move("a", "b", 8))
+    worker.step(world.store)
+    assert worker.batch is not None
+    assert all(isinstance(each, Read) for each in worker.batch)
+    world.do("other", add("a", 100))  # now it would not be refused
+    ended = worker.finish(world.store)
+    assert ended.record.state == "proposed"
+    world.settle(ended)
+    assert (world.body("a"), world.body("b")) == (97, 13)
+
+
+def test_a_refusal_whose_reply_is_lost_is_written_once() -> None:
+    world = World(a=5)
+    worker = world.worker("i", move("a", "a", 100))
+    worker.step(world.store)
+    reply_lost(world, worker, is_record)
+    ended = worker.finish(world.store)
+    assert ended.record.state == "declined"
+    assert not ended.replayed
+    assert ended.record.attempts == 1
+
+
+def test_documents_discovered_by_the_function_are_fetched_and_it_runs_again() -> None:
+    world = World(a=5, b=5)
+    job = move("a", "b", 1)
+    job.declares = ["a"]
+    worker = world.worker("i", job)
+    worker.step(world.store)
+    assert worker.batch == (Read(n("b")),)
+    world.settle(worker.finish(world.store))
+    assert world.body("b") == 6
+
+
+def test_absent_documents_are_staged_unseen() -> None:
+    world = World(a=5)
+    worker = world.worker("i", move("a", "new", 1))
+    worker.step(world.store)
+    ended = worker.finish(world.store)
+    assert world.body("new") is None
+    world.settle(ended)
+    assert world.body("new") == 1
+
+
+def test_bounded_tries_end_with_nothing_left_behind() -> None:
+    world = World(Options(poll=0.0, patience=0.0, attempts=3), a=5, b=5)
+    worker = world.worker("z", move("a", "b", 1))
+    for each in range(3):
+        while not any(is_record(request) for request in worker.batch or ()):
+            worker.step(world.store)
+        world.do(f"other-{each}", add("b", 1))
+        worker.step(world.store)
+    with pytest.raises(Contended) as caught:
+        worker.finish(world.store)
+    assert caught.value.operation_id == "z"
+    assert world.intention("z") is None
+    record = world.record("z")
+    assert record is not None
+    assert record.state == "open"
+    assert world.stage("a") is None
+    # Asking again with the same id is safe, and works.
+    world.settle(world.run("z", move("a", "b", 1)))
+    assert (world.body("a"), world.body("b")) == (4, 9)
+
+
+def test_an_exception_of_the_business_is_passed_on_and_counted() -> None:
+    world = World(a=5)
+
+    def broken(numbers: dict[str, int | None]) -> None:
+        raise RuntimeError("broken")
+
+    for times in (1, 2):
+        worker = world.worker("i", Job(broken, ["a"]))
+        with pytest.raises(RuntimeError, match="broken") as caught:
+            worker.finish(world.store)
+        assert "did not happen and is pending" in caught.value.__notes__[0]
+        left = world.intention("i")
+        assert left is not None
+        # Only the call that declared it may count: the second did not get its CAS.
+        assert Intention.model_validate_json(left.body or "").failures == 1
+        assert times
+    assert world.record("i") is None
+
+
+def test_a_lasting_failure_leaves_nothing_pending() -> None:
+    world = World(a=5)
+
+    def broken(numbers: dict[str, int | None]) -> None:
+        raise LookupError("no such thing")
+
+    with pytest.raises(LookupError):
+        world.run("i", Job(broken, ["a"]))
+    assert world.intention("i") is None
+
+
+def test_a_refused_stage_did_not_happen_and_leaves_nothing() -> None:
+    world = World(a=5, b=5)
+    worker = world.worker("i", move("a", "b", 1))
+    worker.step(world.store)
+    assert worker.batch is not None
+    replies = [
+        Refused("too large") if is_on("b")(request) else world.store.perform([request])[0] for request in worker.batch
+    ]
+    worker.answer(replies)
+    with pytest.raises(StoreUnavailable, match="too large"):
+        worker.finish(world.store)
+    assert world.intention("i") is None
+    assert world.stage("a") is None
+
+
+def test_a_refused_record_did_not_happen() -> None:
+    world = World(a=5)
+    worker = world.worker("i", add("a", 1))
+    worker.step(world.store)
+    worker.answer([Refused("disk full"), Refused("disk full")])
+    with pytest.raises(StoreUnavailable, match="disk full"):
+        worker.finish(world.store)
+
+
+def test_silence_is_an_unknown_outcome_within_the_deadline() -> None:
+    world = World(a=5)
+    worker = world.worker("i", add("a", 1))
+    worker.step(world.store)
+    while worker.batch is not None:
+        worker.answer([Unknown("no answer") for _ in worker.batch])
+    assert isinstance(worker.error, OutcomeUnknown)
+    assert "no answer" in str(worker.error)
+    assert worker.paused <= OPTIONS.deadline + 1
+
+
+def test_no_proposal_after_the_deadline() -> None:
+    world = World(a=5)
+    worker = world.worker("i", add("a", 1))
+    world.clock.advance(OPTIONS.deadline + 1)  # it slept; others may have finished and forgotten it
+    worker.step(world.store)
+    assert isinstance(worker.error, OutcomeUnknown)
+    assert world.record("i") is None
+
+
+def test_a_result_that_was_seen_and_is_gone_is_never_run_again() -> None:
+    world = World(a=5, b=5)
+    dead = world.worker("i", move("a", "b", 1))
+    dead.step(world.store)
+    only(world, dead, lambda request: not is_on("b")(request))
+    dead.crash()
+    retry = world.worker("i", move("a", "b", 1))
+    retry.step(world.store)  # has seen R(i)
+    version = world.version(result_key("i"))
+    assert version is not None
+    world.store.perform([Remove(result_key("i"), version.cas)])
+    with pytest.raises(Expired):
+        retry.finish(world.store)
+    assert world.record("i") is None
+
+
+def test_ids_older_than_the_retention_or_from_the_future_are_refused() -> None:
+    world = World(a=5)
+    old = new_operation_id()
+    for offset, words in ((OPTIONS.retention + 1, "older"), (-OPTIONS.skew - 1, "future")):
+        import casops.ids
+
+        made = casops.ids.time_of(old)
+        assert made is not None
+        clock = SimulatedClock(wall=made + offset)
+        environment = world.environment()
+        worker = Worker("w", Execution(environment, old, add("a", 1)).run(), clock)
+        assert isinstance(worker.error, Expired)
+        assert words in str(worker.error)
+    for operation_id in ("order-1", "00000000-0000-4000-8000-000000000000"):
+        world.run(operation_id, add("a", 1))  # ids that carry no time cannot be refused
+
+
+def test_the_intentions_own_lost_reply_is_recognised() -> None:
+    world = World(a=5)
+    worker = world.worker("i", add("a", 1))
+    reply_lost(world, worker, lambda request: isinstance(request, Insert))
+    ended = worker.finish(world.store)
+    assert worker.paused < OPTIONS.patience  # it did not wait for itself
+    assert not ended.taken_over
+
+
+def test_an_intention_that_nobody_acknowledges_is_declared_again() -> None:
+    world = World(a=5)
+    worker = world.worker("i", add("a", 1))
+    only(world, worker, lambda request: not isinstance(request, Insert))
+    ended = worker.finish(world.store)
+    world.settle(ended)
+    assert world.body("a") == 6
+    assert world.intention("i") is None
+
+
+def test_a_closed_generator_asks_for_nothing_more() -> None:
+    world = World(a=5, b=5)
+    steps = Execution(world.environment(), "i", move("a", "b", 1)).run()
+    worker = Worker("w", steps, world.clock)
+    worker.step(world.store)
+    steps.close()  # would raise RuntimeError if it yielded once more
+    assert world.record("i") is None
+
+
+def test_replies_that_stored_nothing_are_not_taken_for_success() -> None:
+    world = World(a=5)
+    worker = world.worker("i", add("a", 1))
+    worker.step(world.store)
+    worker.answer([Unknown("?"), Unknown("?")])
+    assert not worker.ended
+    ended = worker.finish(world.store)
+    world.settle(ended)
+    assert world.body("a") == 6
+    assert isinstance(ended.standing.cas, int)
+    assert Stored(ended.standing.cas).cas > 0
