@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
+from pydantic import BaseModel, TypeAdapter
+from pydantic_core import to_json, to_jsonable_python
 
 from casops.documents import Documents, NotRead, Ref
 from casops.errors import CasOpsError, Declined, InvalidDocument, UsageError
@@ -62,7 +62,7 @@ class OperationWork(Generic[R]):
             try:
                 details = to_jsonable_python(dict(refusal.details))
                 return Refused(str(refusal.code), details, documents.looked_at)
-            except PydanticSerializationError as error:
+            except ValueError as error:
                 return self._failed(UsageError(f"the details of {refusal} are not JSON: {error}"), True, documents)
         except CasOpsError as error:
             return self._failed(error, True, documents)
@@ -80,7 +80,7 @@ def encode_result(adapter: TypeAdapter[R], result: R) -> Any:
         value = adapter.dump_python(result, mode="json", by_alias=True, round_trip=True, warnings=False)
         back: Any = decode_result(adapter, value)
         meant: Any = adapter.validate_python(result)  # 1 where a float is the type means 1.0
-    except (ValidationError, PydanticSerializationError) as error:
+    except ValueError as error:  # of pydantic, or of a codec underneath
         raise InvalidDocument(
             f"the result {result!r:.80} does not fit its type: {error}; nothing was written"
         ) from None

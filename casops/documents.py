@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Generic, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
-from pydantic_core import CoreSchema, PydanticSerializationError, core_schema
+from pydantic_core import CoreSchema, core_schema
 
 from casops.errors import DocumentExists, DocumentMissing, InvalidDocument, UsageError
 from casops.ids import check_id
@@ -203,7 +203,7 @@ def dump(key: Key, document: Document) -> str:
         # out computed fields, which are no data.
         text = document.model_dump_json(by_alias=True, round_trip=True, warnings=False)
         model.model_validate_json(text)
-    except (ValidationError, PydanticSerializationError) as error:
+    except ValueError as error:  # of pydantic, or of a codec underneath
         why = _first(error) if isinstance(error, ValidationError) else str(error)
         raise InvalidDocument(
             f"the operation left {key} invalid as {model.__name__}: {why}; nothing was written"

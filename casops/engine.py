@@ -92,7 +92,7 @@ class Engine:
 
     def pending(self) -> Steps[list[Pending]]:
         listed = yield from self._asking(sweeping.list_declared(self.environment()))
-        return [self._pending(each) for each in listed if not each.standing.final]
+        return [self._pending(each) for each in listed if not each.ended]
 
     def cancel(self, operation_id: str) -> Steps[tuple[Outcome[Any], Ended]]:
         steps = sweeping.cancel(self.environment(), check_id(operation_id))
@@ -127,7 +127,7 @@ class Engine:
         if environment.now.wall - each.intention.at < self.options.grace:
             return self._pending(each, "younger than the grace period")
         try:
-            if each.standing.final:
+            if each.ended:
                 yield from self.settle(Ended(each.operation_id, each.standing, True, intention_cas=each.cas))
                 return None
             model = self._operations.get(each.intention.operation)

@@ -152,7 +152,7 @@ class World:
         return self.version(intention_key(operation_id))
 
 
-def writes(batch: Iterable[StoreRequest] | None) -> list[StoreRequest]:
+def writes(batch: Iterable[StoreRequest] | None) -> list[Insert | Replace | Remove]:
     return [each for each in batch or () if isinstance(each, Insert | Replace | Remove)]
 
 

@@ -17,50 +17,61 @@ from casops.records import Intention, Record, decode_intention, encode, intentio
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """An operation that was declared and has not ended: its intention, and how far it is."""
+    """An operation whose intention stands, and how far it is."""
 
     operation_id: str
     intention: Intention | None  # None: proposed, though its intention was withdrawn
     cas: int | None  # of the intention
     standing: Standing
+    ended: bool  # whether or not anybody has noticed
 
 
 def look_up(environment: Environment, operation_id: str) -> Steps[Ended | Declared | None]:
     """How an operation ended, or that it is declared; None: never heard of, or forgotten.  Writes nothing."""
     yield from environment.begin()
     key = intention_key(operation_id)
+    declared = (yield from environment.read([key]))[key]
+    standing, ended = yield from _how_far(environment, operation_id)
+    if ended:
+        return Ended(operation_id, standing, replayed=True)
+    if not isinstance(declared, Missing):
+        intention = decode_intention(declared.body, operation_id)
+        return Declared(operation_id, intention, declared.cas, standing, ended=False)
+    if standing.record is None or standing.record.state == "open":
+        return None  # an open record alone says that nothing happened
+    return Declared(operation_id, None, None, standing, ended=False)
+
+
+def _how_far(environment: Environment, operation_id: str) -> Steps[tuple[Standing, bool]]:
+    """R(i), and whether the operation has ended."""
+    record_key = result_key(operation_id)
     while True:
-        standing, found = yield from read_with_participants(environment, operation_id, [key])
+        standing, found = yield from read_with_participants(environment, operation_id, ())
         record = standing.record
-        if standing.final:
-            return Ended(operation_id, standing, replayed=True)
-        if record is not None and record.attempt is not None:
-            if is_committed(standing, operation_id, record.attempt, found):
-                return Ended(operation_id, standing, replayed=True)
-            # It may have been committed and settled while its participants were being read.
-            record_key = result_key(operation_id)
-            again = standing_of((yield from environment.read([record_key]))[record_key], operation_id)
-            if again.cas != standing.cas:
-                yield from environment.tick()
-                continue
-        declared = found[key]
-        if not isinstance(declared, Missing):
-            intention = decode_intention(declared.body, operation_id)
-            return Declared(operation_id, intention, declared.cas, standing)
-        if record is None or record.state == "open":
-            return None  # an open record alone says that nothing happened
-        return Declared(operation_id, None, None, standing)
+        if record is None or record.attempt is None or record.final:
+            return standing, standing.final
+        if is_committed(standing, operation_id, record.attempt, found):
+            return standing, True
+        # It may have been committed and settled while its participants were being read.
+        again = standing_of((yield from environment.read([record_key]))[record_key], operation_id)
+        if again.cas == standing.cas:
+            return standing, False
+        yield from environment.tick()
 
 
 def list_declared(environment: Environment) -> Steps[list[Declared]]:
-    """Every intention that stands, with the present R(i) of each."""
+    """Every intention that stands, and how far each operation is."""
     yield from environment.begin()
     listed: list[Declared] = []
     for page in (yield from environment.scan()):
         records = yield from environment.read(result_key(entry.id) for entry in page.entries)
         for entry in page.entries:
             standing = standing_of(records[result_key(entry.id)], entry.id)
-            listed.append(Declared(entry.id, decode_intention(entry.body, entry.id), entry.cas, standing))
+            ended = standing.final
+            if standing.record is not None and standing.record.state == "proposed":
+                standing, ended = yield from _how_far(environment, entry.id)
+            intention = decode_intention(entry.body, entry.id)
+            listed.append(Declared(entry.id, intention, entry.cas, standing, ended))
     return listed
 
 

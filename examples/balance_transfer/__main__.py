@@ -6,6 +6,13 @@ Must not be in here: anything else.  Every worker process imports this file agai
 if __name__ == "__main__":
     import sys
 
-    from examples.balance_transfer.cli import main
+    try:
+        from examples.balance_transfer.cli import main
 
-    sys.exit(main())
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except ImportError as error:
+        if error.name is None or error.name.partition(".")[0] != "rich":
+            raise
+        sys.exit("error: this example prints with rich: pip install 'casops[demo]'")

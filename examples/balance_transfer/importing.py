@@ -61,13 +61,18 @@ def run_import(
 ) -> None:
     """Fills `tally`.  Raises Stopped, and what casops raises when the store is away."""
     with pool:
-        _open_accounts(casops, pool, orders.payers, opening_balance, watcher, tally)
+        open_accounts(casops, pool, orders.payers, opening_balance, watcher, tally)
         tally.before = total(casops, orders.accounts)
-        _pay(pool, orders.payments, watcher, tally)
-    # The workers are gone.  What those that died had begun for nobody who asked again is finished now.
+        for job, answer in payment_answers(pool, payment_jobs(orders.payments), watcher, tally):
+            _count(tally, job, answer)
+    sweep(casops, tally)
+    tally.after = total(casops, orders.accounts)
+
+
+def sweep(casops: CasOps, tally: Tally) -> None:
+    """After the workers: finish what those that died had begun for nobody who asked again."""
     recovery = casops.recover()
     tally.finished, tally.left = recovery.finished, recovery.left
-    tally.after = total(casops, orders.accounts)
 
 
 def opening_jobs(accounts: Iterable[str], balance: Decimal) -> list[Job]:
@@ -99,19 +104,18 @@ def total(casops: CasOps, accounts: Sequence[str]) -> Decimal:
     return sum((balance for _, balance in balances(casops, accounts) if balance is not None), Decimal(0))
 
 
-def _open_accounts(
+def open_accounts(
     casops: CasOps, pool: Pool, payers: Sequence[str], balance: Decimal, watcher: Watcher, tally: Tally
 ) -> None:
+    """Raises Stopped unless all payers have an account in the end."""
     # Payments begin when the last account is open: one that met a missing account would have to wait.
     # An account that is there keeps what it has, whatever opening balance is given this time.
     missing = [name for name, found in balances(casops, payers) if found is None]
     watcher.phase("opening accounts", len(missing))
     failed = 0
-    for job, answer in pool.answers(opening_jobs(missing, balance)):
-        watcher.advance()
-        _stop_if_store_is_away(answer)
+    for job, answer in _answers(pool, opening_jobs(missing, balance), watcher, tally):
         if answer.status == "applied":
-            tally.opened += not answer.replayed
+            tally.opened += 1
         elif answer.status != "declined":  # declined: somebody has made a payment to it meanwhile
             failed += 1
             tally.complaints.append(f"{job.operation_id}: {answer.status}: {answer.text}")
@@ -119,26 +123,28 @@ def _open_accounts(
         raise Stopped(f"{failed} accounts could not be opened, so no payment was begun")
 
 
-def _pay(pool: Pool, payments: Sequence[Payment], watcher: Watcher, tally: Tally) -> None:
-    watcher.phase("payments", len(payments))
+def payment_answers(pool: Pool, jobs: Sequence[Job], watcher: Watcher, tally: Tally) -> Iterator[tuple[Job, Answer]]:
+    """The answers to these jobs as they come, timed.  Raises Stopped."""
+    watcher.phase("payments", len(jobs))
     began = time.monotonic()
     try:
-        for job, answer in pool.answers(payment_jobs(payments)):
-            watcher.advance()
-            _stop_if_store_is_away(answer)
-            _count(tally, job, answer)
+        yield from _answers(pool, jobs, watcher, tally)
     finally:
         tally.seconds = time.monotonic() - began
+
+
+def _answers(pool: Pool, jobs: Sequence[Job], watcher: Watcher, tally: Tally) -> Iterator[tuple[Job, Answer]]:
+    for job, answer in pool.answers(jobs):
+        watcher.advance()
         tally.asked_again = pool.asked_again
+        if answer.store_away:
+            raise Stopped(answer.text)
+        tally.taken_over += answer.taken_over
+        yield job, answer
 
 
 def _count(tally: Tally, job: Job, answer: Answer) -> None:
-    tally.counts["replayed" if answer.replayed else answer.status] += 1
-    tally.taken_over += answer.taken_over
-    if answer.status in ("unfinished", "impossible", "cancelled"):
+    replayed = answer.replayed and answer.status != "cancelled"
+    tally.counts["replayed" if replayed else answer.status] += 1
+    if answer.status in ("unfinished", "impossible"):
         tally.complaints.append(f"{job.operation_id}: {answer.status}: {answer.text}")
-
-
-def _stop_if_store_is_away(answer: Answer) -> None:
-    if answer.store_away:
-        raise Stopped(answer.text)

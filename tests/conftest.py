@@ -1,0 +1,68 @@
+"""Fixtures: every store and both fronts behind one awaitable face."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from casops import AsyncCasOps, CasOps, Options
+from casops.stores.memory import AsyncMemoryStore, MemoryStore
+
+# Short, so that a test which has to wait for a dead worker does not wait long; nothing else changes.
+QUICK = Options(patience=0.05, poll=0.001, grace=0.0)
+
+
+class Bank:
+    """One store, opened as often as a test likes; every method of a front is awaitable."""
+
+    def __init__(self, kind: str, face: str, folder: Path) -> None:
+        self.kind, self.face = kind, face
+        self._memory = MemoryStore()
+        self._url = f"sqlite:///{folder}/bank.db"
+        self._open: list[Any] = []
+
+    def open(self, options: Options = QUICK, **more: Any) -> Any:
+        """A CasOps or AsyncCasOps on the store, behind a face of coroutines."""
+        front: Any
+        if self.kind == "memory":
+            if self.face == "sync":
+                front = CasOps(self._memory, options=options, **more)
+            else:
+                front = AsyncCasOps(AsyncMemoryStore(self._memory), options=options, **more)
+        else:
+            opener: Callable[..., Any] = CasOps.open if self.face == "sync" else AsyncCasOps.open
+            front = opener(self._url, options=options, **more)
+        self._open.append(front)
+        return Face(front)
+
+    async def close(self) -> None:
+        for front in self._open:
+            closing = front.close()
+            if inspect.isawaitable(closing):
+                await closing
+
+
+class Face:
+    """Calls of a front as coroutines, whichever front it is."""
+
+    def __init__(self, front: Any) -> None:
+        self.front = front
+
+    def __getattr__(self, name: str) -> Any:
+        async def call(*arguments: Any, **named: Any) -> Any:
+            result = getattr(self.front, name)(*arguments, **named)
+            return await result if inspect.isawaitable(result) else result
+
+        return call
+
+
+@pytest.fixture(params=["memory-sync", "memory-async", "sqlite-sync", "sqlite-async"])
+async def bank(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bank]:
+    kind, face = str(request.param).split("-")
+    bank = Bank(kind, face, tmp_path)
+    yield bank
+    await bank.close()
