@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import to_json, to_jsonable_python
@@ -103,7 +103,8 @@ def _refs(value: object) -> list[Key]:
     if isinstance(value, BaseModel):
         return [key for _, field in value for key in _refs(field)]
     if isinstance(value, Mapping):
-        return [key for pair in value.items() for each in pair for key in _refs(each)]
+        pairs = cast("Mapping[object, object]", value).items()
+        return [key for pair in pairs for each in pair for key in _refs(each)]
     if isinstance(value, list | tuple | set | frozenset):
-        return [key for each in value for key in _refs(each)]
+        return [key for each in cast("Iterable[object]", value) for key in _refs(each)]
     return []

@@ -1,5 +1,99 @@
+"""From a URL to a store.
+
+    memory://                                   gone with the process; each call gives a new one
+    sqlite:///bank.db                           a path from the folder the process is in
+    sqlite:////var/lib/bank.db                  four slashes: a path from the root
+    sqlite:///bank.db?busy_timeout=5            seconds to wait for other processes
+    ...?tombstones=2592000                      seconds a removed document still shows that it has moved
+
+In a path, % ? and # are written %25 %3F %23.
+
+Must not be in here: what a store does.
+"""
+
+from __future__ import annotations
+
+import math
+from urllib.parse import parse_qsl, unquote
+
+from casops.errors import UsageError
 from casops.stores import AsyncStore, Store
+from casops.stores.memory import AsyncMemoryStore, MemoryStore
+from casops.stores.rows import TOMBSTONES
+from casops.stores.sqlite import BUSY_TIMEOUT, AsyncSqliteStore, SqliteStore
+
+__all__ = ["open_async_store", "open_store"]
+
+
 def open_store(url: str) -> Store:
-    raise NotImplementedError
+    """The store a URL names.  UsageError: no such URL; StoreUnavailable: it cannot be opened."""
+    return _open(url)
+
+
 def open_async_store(url: str) -> AsyncStore:
-    raise NotImplementedError
+    """As open_store, for the async front.  Opens the file before it returns."""
+    store = _open(url)
+    return AsyncMemoryStore(store) if isinstance(store, MemoryStore) else AsyncSqliteStore(store)
+
+
+def _open(url: str) -> MemoryStore | SqliteStore:
+    scheme, found, rest = url.partition("://")
+    if not found:
+        raise UsageError(f"a store is named by a URL such as memory:// or sqlite:///bank.db, not {url!r}")
+    if "#" in rest:
+        raise UsageError(f"write # as %23 in the URL of a store: {url!r}")
+    place, _, query = rest.partition("?")
+    if scheme == "memory":
+        if place:
+            raise UsageError(f"memory:// takes no path: {url!r}")
+        options = _options(query, {"tombstones": TOMBSTONES})
+        return MemoryStore(tombstones=options["tombstones"])
+    if scheme == "sqlite":
+        options = _options(query, {"tombstones": TOMBSTONES, "busy_timeout": BUSY_TIMEOUT})
+        return SqliteStore(_path(place, url), tombstones=options["tombstones"], busy_timeout=options["busy_timeout"])
+    if scheme in ("couchbase", "couchbases"):
+        raise UsageError("there is no store for Couchbase in this version of casops")
+    raise UsageError(f"no store is called {scheme}://; there are memory:// and sqlite:///")
+
+
+def _path(place: str, url: str) -> str:
+    if not place.startswith("/"):
+        raise UsageError(f"write three slashes before a path, four if it begins at the root: sqlite:///{place}")
+    try:
+        path = unquote(place.removeprefix("/"), errors="strict")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the path in {url!r} is not UTF-8") from error
+    if not path:
+        raise UsageError("sqlite:/// needs the path of a file, such as sqlite:///bank.db")
+    if "\0" in path:
+        raise UsageError(f"a path cannot have a NUL: {url!r}")
+    return path
+
+
+def _options(query: str, defaults: dict[str, float]) -> dict[str, float]:
+    """Each option in seconds; given once, finite, not negative, tombstones not zero."""
+    options = dict(defaults)
+    given: set[str] = set()
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+    except ValueError as error:
+        raise UsageError(f"options are written name=value&name=value, not {query!r}") from error
+    for name, text in pairs:
+        if name not in defaults:
+            raise UsageError(f"unknown option {name!r}; there are: {', '.join(sorted(defaults))}")
+        if name in given:
+            raise UsageError(f"option {name!r} is given twice")
+        given.add(name)
+        options[name] = _seconds(name, text)
+    return options
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds) or seconds < 0 or (name == "tombstones" and seconds == 0):
+        at_least = "more than 0" if name == "tombstones" else "0 or more"
+        raise UsageError(f"option {name!r} is a number of seconds, {at_least}, not {text!r}")
+    return seconds

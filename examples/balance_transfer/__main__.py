@@ -15,4 +15,5 @@ if __name__ == "__main__":
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] != "rich":
             raise
-        sys.exit("error: this example prints with rich: pip install 'casops[demo]'")
+        sys.stderr.write("error: this example prints with rich: pip install 'casops[demo]'\n")
+        sys.exit(2)

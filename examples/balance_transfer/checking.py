@@ -69,11 +69,11 @@ def check(evidence: Evidence, orders: Orders, opening_balance: Decimal) -> list[
         Check("every receipt is that of its order", tuple(_wrong_receipts(evidence, applied))),
         Check("every refusal was justified", tuple(_wrong_refusals(evidence, orders.payments))),
         Check(
-            "every payer was opened once, at the same balance",
+            "every payer was opened at the same balance",
             tuple(_wrong_openings(evidence, orders, opening_balance)),
         ),
         Check(
-            "opening + received - sent = balance, for every account", tuple(_wrong_balances(evidence, orders, applied))
+            "for every account, opening + received - sent = balance", tuple(_wrong_balances(evidence, orders, applied))
         ),
         Check("the receipts of every account form one chain", tuple(_torn_chains(evidence, applied))),
         Check("no money appeared or vanished", tuple(_wrong_total(evidence, orders, opening_balance))),

@@ -85,7 +85,10 @@ def _chaos(arguments: argparse.Namespace, screen: Console) -> int:
     if arguments.workers < 2:
         raise Refused("chaos needs two workers at least, since payments are asked for by two at once")
     orders = _orders(arguments.file)
-    ordeal = prepare(orders, arguments.kills, arguments.seed)
+    try:
+        ordeal = prepare(orders, arguments.kills, arguments.seed)
+    except ValueError as error:
+        raise Refused(str(error)) from None
     folder = None if arguments.store else Path(tempfile.mkdtemp(prefix="balance-transfer-"))
     store = arguments.store or f"sqlite:///{folder}/bank.db"
     show_problems(orders)

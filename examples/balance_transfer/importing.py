@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
 
-from casops import CasOps, Outcome, Pending
+from casops import CasOps, Contended, Outcome, Pending
 from examples.balance_transfer.model import Account, OpenAccount, Transfer, opening_id
 from examples.balance_transfer.orders import Orders, Payment
 from examples.balance_transfer.pool import Pool, Stopped
@@ -92,11 +92,14 @@ def payment_jobs(payments: Iterable[Payment]) -> list[Job]:
 def balances(casops: CasOps, accounts: Sequence[str]) -> Iterator[tuple[str, Decimal | None]]:
     """Every account with its balance, or None where there is no such account."""
     for start in range(0, len(accounts), CHUNK):
-        names = accounts[start : start + CHUNK]
-        snapshot = casops.snapshot([Account.ref(name) for name in names])
-        for name in names:
-            account = snapshot.get(Account.ref(name))
-            yield name, None if account is None else account.balance
+        refs = [Account.ref(name) for name in accounts[start : start + CHUNK]]
+        try:
+            get = casops.snapshot(refs).get
+        except Contended:  # others are at work on them: one after the other, then
+            get = casops.read
+        for ref in refs:
+            account = get(ref)
+            yield ref.id, None if account is None else account.balance
 
 
 def total(casops: CasOps, accounts: Sequence[str]) -> Decimal:

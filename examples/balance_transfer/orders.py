@@ -108,7 +108,7 @@ def parse_amount(text: str) -> Decimal:
 
 def shown(text: str) -> str:
     """Text of a file as it may be printed: short, and nothing a terminal would obey."""
-    return ascii(text if len(text) <= 40 else text[:40] + "...")
+    return repr(text if len(text) <= 40 else text[:40] + "...")
 
 
 def _check_header(line: bytes) -> None:
@@ -144,9 +144,10 @@ def _fields(line: bytes) -> list[str] | str | None:
         return f"not UTF-8: byte 0x{line[error.start]:02x} at position {error.start + 1}"
     try:
         # Strict: or else a quotation mark that is never closed would pass without a word.
-        return next(csv.reader([text], strict=True), [])
+        rows = list(csv.reader([text], strict=True))
     except csv.Error as error:
         return None if "unexpected end of data" in str(error) else f"not CSV: {error}"
+    return rows[0] if rows else []
 
 
 def _quoted_lines(lines: list[bytes], start: int) -> int:

@@ -8,7 +8,6 @@ Must not be in here: deciding anything, exit statuses, the time line of one paym
 from __future__ import annotations
 
 import sys
-import time
 from decimal import Decimal
 from types import TracebackType
 from typing import Self

@@ -5,7 +5,7 @@ Must not be in here: anything about many payments, or that writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -48,9 +48,8 @@ def _of_outcome(outcome: Outcome[Any]) -> list[str]:
     if isinstance(outcome.value, Receipt):
         receipt = outcome.value
         lines.append(f"{receipt.amount:,} from {receipt.source} to {receipt.target}")
-        lines.append(
-            f"afterwards {receipt.source} had {receipt.source_balance:,}, {receipt.target} had {receipt.target_balance:,}"
-        )
+        after = ((receipt.source, receipt.source_balance), (receipt.target, receipt.target_balance))
+        lines.append("afterwards " + ", ".join(f"{account} had {balance:,}" for account, balance in after))
     elif outcome.status == "applied":
         lines.append(f"result {outcome.value}")
     elif outcome.refusal is not None:
@@ -71,7 +70,7 @@ def _of_pending(pending: Pending) -> list[str]:
     return lines
 
 
-def _history_of_pending(pending: Pending) -> Sequence[Event]:
+def _history_of_pending(pending: Pending) -> tuple[Event, ...]:
     if pending.since is None or any(event.what == "declared" for event in pending.history):
         return pending.history
     return (Event(at=pending.since, worker=pending.worker or "", what="declared"), *pending.history)

@@ -85,17 +85,18 @@ def work(connection: Connection[Any, Any], url: str) -> None:
 
 def ask(casops: CasOps, job: Job) -> Answer:
     """Ask until there is an answer, a few times at most."""
-    for attempt in range(TRIES):
-        if attempt:
-            time.sleep(PAUSE * attempt)
+    tries = 0
+    while True:
         try:
             return answer(casops.execute(job.operation, operation_id=job.operation_id))
         except CasOpsError as error:
-            trouble = error
+            tries += 1
             if not error.retry:
                 return Answer("impossible", error.message)
-    away = isinstance(trouble, StoreUnavailable | OutcomeUnknown)
-    return Answer("unfinished", trouble.message, store_away=away)
+            if tries == TRIES:
+                away = isinstance(error, StoreUnavailable | OutcomeUnknown)
+                return Answer("unfinished", error.message, store_away=away)
+        time.sleep(PAUSE * tries)
 
 
 def answer(outcome: Outcome[Any]) -> Answer:

@@ -1,0 +1,306 @@
+"""A store in one SQLite file, for several threads and several processes of one machine at once.
+
+Group commit: callers put their batches into a queue; one of them leads and carries out what is
+queued in one transaction, the others wait for it.  So one fsync serves many callers, and while it is
+under way the next group gathers.  A group that only reads takes no write lock and syncs nothing.
+
+What becomes of an error (all of a group share its fate; replies rest on what the transaction saw):
+
+    when                                            reply                  why
+    text too large, half a surrogate, NUL           Refused, this one      looked at before, or SQLite takes no such text
+    Body.STAGED without a staged body               AssertionError         to the caller whose bug it is; nothing written
+    the lock is not free within busy_timeout        Refused "... busy"     nothing was begun
+    the file was moved, removed or replaced         Refused                a write would go where nobody finds it
+    any error before COMMIT is sent                 Refused                rolled back
+    COMMIT: no room, or busy                        Refused                the frame that makes it a commit is not written
+    COMMIT: I/O error (also of fsync), any other    Unknown                it may stand in the log and come to life after a crash
+    an exception while leading (Ctrl-C)             it is raised; the others of the group get Unknown
+
+After an error the connection is opened anew.  A crash leaves what was committed, nothing else.
+
+Limits, told rather than hidden: processes on one machine only (SQLite's log is in shared memory).
+A wall clock that goes back does not bring anything to life again; one that ran ahead made things
+expire early, and nothing more expires until it is that time again.  A copy of the file put back is an older
+world: its CAS values return, so no worker may have been running.
+
+Must not be in here: rules (casops.stores.rows), SQL (casops.stores.sqlite_documents), files (casops.stores.sqlite_file).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from typing import Final
+
+from casops.errors import StoreUnavailable, UsageError
+from casops.messages import Read, Refused, Reply, Scan, StoreRequest, Unknown
+from casops.stores.rows import TOMBSTONES, check
+from casops.stores.sqlite_documents import Transaction
+from casops.stores.sqlite_file import busy, certainly_not_committed, connect, explain, identity, open_file, until_free
+
+__all__ = ["BUSY_TIMEOUT", "AsyncSqliteStore", "SqliteStore"]
+
+logger = logging.getLogger("casops")
+
+# Seconds to wait for other processes.  A group takes milliseconds: whoever waits this long meets a stopped
+# process or a disk in trouble, and the caller should hear of it.
+BUSY_TIMEOUT: Final = 5.0
+
+# Requests in one transaction (a larger batch goes alone).  About 10 ms of work, so other processes get the lock
+# in between and nobody waits long for strangers; beyond it the fsync is already shared by a hundred callers.
+GROUP_REQUESTS: Final = 300
+
+# Changed rows, each taken for a page of log, after which the log is copied into the database: SQLite's own default.
+CHECKPOINT_EVERY: Final = 1000
+
+# Batches of an AsyncSqliteStore that can be in one group.  A thread that waits costs little; more gained nothing.
+WORKERS: Final = 32
+
+
+class SqliteStore:
+    """A sync store in the SQLite file `path`, which is created if its folder exists.
+
+    tombstones: seconds (> 0), how long a removed or expired document still shows that it has moved.
+    busy_timeout: seconds (>= 0), how long a group waits for other processes; 0: not at all.
+    clock: gives seconds since 1970.
+
+    Raises UsageError for ":memory:", StoreUnavailable where the file cannot be opened or is not a store.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        tombstones: float = TOMBSTONES,
+        busy_timeout: float = BUSY_TIMEOUT,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        name = os.fspath(path)
+        if name in ("", ":memory:"):
+            raise UsageError("a SQLite store is a file; for a store in memory use memory://")
+        self._path = os.path.abspath(name)  # the process may change its folder
+        self._tombstones = tombstones
+        self._busy_timeout = busy_timeout
+        self._clock = clock
+        self._connection: sqlite3.Connection | None = open_file(self._path, busy_timeout=busy_timeout, create=True)
+        self._identity = identity(self._path)
+        self._pid = os.getpid()
+        self._turn = threading.Condition()
+        self._queue: deque[_Caller] = deque()
+        self._leading = False
+        self._closed = False
+        self._to_checkpoint = CHECKPOINT_EVERY  # at once: the processes before may have been too short-lived for it
+
+    def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
+        """One reply for each request; blocks until they are durable.
+
+        Raises UsageError if the store is closed or was opened before a fork, AssertionError for a bug of the
+        caller.  Where anything else is raised (KeyboardInterrupt), the outcome is unknown.
+        """
+        self._check_usable()
+        caller = _Caller(batch)
+        if caller.open:
+            with self._turn:
+                self._queue.append(caller)
+            try:
+                while not caller.done:
+                    self._wait_or_lead(caller)
+            except BaseException:
+                with self._turn, suppress(ValueError):
+                    self._queue.remove(caller)
+                raise
+        return caller.replies()
+
+    def close(self) -> None:
+        """Wait for the group under way and close the file.  May be called twice."""
+        if os.getpid() != self._pid:
+            return  # the locks and the connection are the parent's
+        with self._turn:
+            self._turn.wait_for(lambda: not self._leading)
+            self._closed = True
+            self._disconnect()
+
+    def _check_usable(self) -> None:
+        if os.getpid() != self._pid:
+            # https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_file_across_a_fork_
+            raise UsageError("this store was opened before a fork; open the store in each process by itself")
+        if self._closed:
+            raise UsageError("this store is closed")
+
+    def _wait_or_lead(self, caller: _Caller) -> None:
+        leading = False
+        group: list[_Caller] = []
+        try:
+            with self._turn:
+                self._turn.wait_for(lambda: caller.done or not self._leading)
+                if caller.done:
+                    return
+                leading = self._leading = True
+                group = self._take_group()
+            self._carry_out([part for member in group for part in member.open])
+            self._answer(group)
+            if self._to_checkpoint >= CHECKPOINT_EVERY:
+                self._checkpoint()
+        finally:
+            if leading:
+                self._answer(group, leading=False)
+
+    def _take_group(self) -> list[_Caller]:
+        group = [self._queue.popleft()]
+        size = len(group[0].open)
+        while self._queue and size + len(self._queue[0].open) <= GROUP_REQUESTS:
+            group.append(self._queue.popleft())
+            size += len(group[-1].open)
+        return group
+
+    def _answer(self, group: list[_Caller], *, leading: bool = True) -> None:
+        with self._turn:
+            for member in group:
+                member.done = True
+            self._leading = leading
+            self._turn.notify_all()
+
+    def _carry_out(self, parts: list[_Part]) -> None:
+        committing = False
+        try:
+            reading = all(isinstance(part.request, Read | Scan) for part in parts)
+            transaction = self._transact(parts, writing=not reading)
+            if reading and transaction.time_passed:
+                # The database's time must move on first, or a version could expire, live again and expire again.
+                self._connected().execute("ROLLBACK")
+                transaction, reading = self._transact(parts, writing=True), False
+            transaction.finish()
+            committing = not reading
+            self._connected().execute("COMMIT")
+            self._to_checkpoint += transaction.changes
+        except (sqlite3.Error, StoreUnavailable) as error:
+            reply: Reply = Refused(str(error))
+            if isinstance(error, sqlite3.Error):
+                certain = not committing or certainly_not_committed(error)
+                reply = (Refused if certain else Unknown)(explain(error, self._path))
+            for part in parts:
+                part.reply, part.bug = reply, None
+            self._recover(error)
+        except BaseException as error:
+            for part in parts:
+                part.reply, part.bug = None, None
+            self._recover(error)
+            raise
+
+    def _transact(self, parts: list[_Part], *, writing: bool) -> Transaction:
+        """All of a group but its COMMIT."""
+        connection = self._connected()
+        transaction = until_free(
+            lambda: Transaction(connection, writing=writing, wall=self._clock(), tombstones=self._tombstones),
+            self._busy_timeout,
+        )
+        for part in parts:
+            part.bug = None
+            try:
+                part.reply = transaction.answer(part.request)
+            except AssertionError as bug:
+                part.bug = bug
+            except (sqlite3.DataError, OverflowError, UnicodeError) as error:
+                part.reply = Refused(f"SQLite does not take this text: {error}")  # that statement did nothing
+        return transaction
+
+    def _connected(self) -> sqlite3.Connection:
+        if identity(self._path) != self._identity:
+            raise StoreUnavailable(f"the file was moved, removed or replaced while it was open: {self._path}")
+        if self._connection is None:
+            self._connection = open_file(self._path, busy_timeout=self._busy_timeout, create=False)
+        return self._connection
+
+    def _recover(self, error: BaseException) -> None:
+        """Leave no transaction behind; a connection that saw an error is not trusted again."""
+        if self._connection is None:
+            return
+        with suppress(sqlite3.Error):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error) and busy(error):
+                return
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def _checkpoint(self) -> None:
+        """Copy the log into the database, by a second connection while the first holds the write lock.
+
+        SQLite before 3.51.3 (3.50.7, 3.44.6) can lose commits when another connection starts the log anew during a
+        checkpoint (https://www.sqlite.org/wal.html#walresetbug).  Nobody can while we hold the write lock.
+        The FULL mode would take it too, but goes on without it when it has to wait for too long.
+        """
+        self._to_checkpoint = 0
+        try:
+            main = self._connected()
+            until_free(lambda: main.execute("BEGIN IMMEDIATE"), self._busy_timeout)
+            try:
+                with closing(connect(self._path)) as second:
+                    second.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            finally:
+                main.execute("ROLLBACK")
+        except (sqlite3.Error, StoreUnavailable) as error:
+            # Nothing is lost: it is all in the log, which grows until a later checkpoint succeeds.
+            logger.warning("the log of %s could not be copied into it: %s", self._path, error)
+            self._recover(error)
+
+
+class AsyncSqliteStore:
+    """A SqliteStore for the async driver: its calls run in a bounded pool of threads."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self.store = store
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="casops-sqlite")
+
+    async def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
+        """As SqliteStore.perform.  Cancelling does not stop the write: its outcome is then unknown."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self.store.perform, tuple(batch))
+
+    async def close(self) -> None:
+        """Wait for writes under way, cancelled ones too, then close the store."""
+        await asyncio.to_thread(self._shut)
+
+    def _shut(self) -> None:
+        self._pool.shutdown(wait=True)
+        self.store.close()
+
+
+class _Part:
+    """A request on its way, and what became of it."""
+
+    __slots__ = ("bug", "reply", "request")
+
+    def __init__(self, request: StoreRequest) -> None:
+        self.request = request
+        self.reply: Reply | None = check(request)
+        self.bug: AssertionError | None = None
+
+
+class _Caller:
+    """A batch on its way."""
+
+    __slots__ = ("done", "open", "parts")
+
+    def __init__(self, batch: Sequence[StoreRequest]) -> None:
+        self.parts = [_Part(request) for request in batch]
+        self.open = [part for part in self.parts if part.reply is None]
+        self.done = False
+
+    def replies(self) -> list[Reply]:
+        for part in self.parts:
+            if part.bug is not None:
+                raise part.bug
+        return [part.reply or Unknown("the thread that wrote for several callers was interrupted") for part in self.parts]

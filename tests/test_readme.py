@@ -1,0 +1,28 @@
+"""Every Python block of the README runs, in order, in one namespace, in an empty folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["README.md", *(str(each.relative_to(ROOT)) for each in (ROOT / "docs").glob("*.md"))])
+def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / page).read_text()
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    for match in BLOCK.finditer(text):
+        line = text[: match.start()].count("\n") + 1
+        # dont_inherit: this file's `annotations` must not hide what the README's code would do.
+        code = compile("\n" * line + match[1], page, "exec", dont_inherit=True)
+        exec(code, namespace)
+
+
+def test_the_readme_has_code() -> None:
+    assert len(BLOCK.findall((ROOT / "README.md").read_text())) >= 4

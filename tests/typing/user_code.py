@@ -1,0 +1,68 @@
+"""What a user writes, checked by mypy and pyright in strict mode and never run.
+
+`assert_type` fails in the type checker if the user's own code got the wrong type.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Any, assert_type
+
+from pydantic import BaseModel, Field
+
+from casops import AsyncCasOps, CasOps, Declined, Document, Documents, Operation, Outcome, Pending, Ref
+
+
+class Account(Document, collection="accounts"):
+    balance: Annotated[Decimal, Field(ge=0)]
+
+
+class Receipt(BaseModel):
+    left: Decimal
+
+
+class Transfer(Operation[Receipt]):
+    source: Ref[Account]
+    target: Ref[Account]
+    amount: Annotated[Decimal, Field(gt=0)]
+
+    def apply(self, documents: Documents) -> Receipt:
+        source, target = documents[self.source], documents[self.target]
+        assert_type(source, Account)
+        assert_type(documents.get(self.target), Account | None)
+        assert_type(self.amount, Decimal)
+        if source.balance < self.amount:
+            raise Declined("insufficient_funds", balance=source.balance)
+        source.balance -= self.amount
+        target.balance += self.amount
+        assert_type(documents.create(Account.ref("new"), Account(balance=Decimal(1))), Account)
+        if self.source in documents:
+            del documents[self.source]
+        return Receipt(left=source.balance)
+
+
+class Count(Operation[int]):
+    names: list[Ref[Account]]
+
+    def apply(self, documents: Documents) -> int:
+        return sum(1 for each in self.names if each in documents)
+
+
+def sync() -> None:
+    with CasOps.open("sqlite:///bank.db", operations=[Transfer, Count]) as casops:
+        receipt = casops.run(Transfer(source="alice", target="bob", amount=100), operation_id="order-29401")
+        assert_type(receipt, Receipt)
+        outcome = casops.execute(Count(names=["alice"]), operation_id="i")
+        assert_type(outcome, Outcome[int])
+        assert_type(outcome.result, int)
+        assert_type(casops.read(Account.ref("alice")), Account | None)
+        snapshot = casops.snapshot([Account.ref("alice")])
+        assert_type(snapshot[Account.ref("alice")], Account)
+        found = casops.outcome("i")
+        assert_type(found, Outcome[Any] | Pending | None)
+
+
+async def asynchronous() -> None:
+    async with AsyncCasOps.open("memory://") as casops:
+        assert_type(await casops.run(Count(names=[]), operation_id="i"), int)
+        assert_type(await casops.read(Account.ref("alice")), Account | None)
