@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -127,7 +127,7 @@ class AsyncCasOps:
             raise UsageError("this AsyncCasOps is closed")
 
     @asynccontextmanager
-    async def _turn(self, keys: tuple[Key, ...]) -> AsyncIterator[None]:
+    async def _turn(self, keys: tuple[Key, ...]) -> AsyncGenerator[None, None]:
         ours = asyncio.Event()
         ticket = self._turns.join(keys, ours.set)
         try:

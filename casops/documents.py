@@ -10,7 +10,7 @@ Must not be in here: stores, records, the protocol.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Generic, Self, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
@@ -70,7 +70,10 @@ class Ref(Generic[D]):
         return Key(self.model.document_collection, self.id)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Ref) and (self.model, self.id) == (other.model, other.id)
+        if not isinstance(other, Ref):
+            return NotImplemented
+        same = cast("Ref[Any]", other)
+        return (self.model, self.id) == (same.model, same.id)
 
     def __hash__(self) -> int:
         return hash((self.model, self.id))
@@ -93,9 +96,10 @@ class Ref(Generic[D]):
 
         def accept(value: Any) -> Ref[Any]:
             if isinstance(value, Ref):
-                if value.model is not document_type:
-                    raise ValueError(f"a reference to {document_type.__name__} is needed, not {value!r}")
-                return value
+                ref = cast("Ref[Any]", value)
+                if ref.model is not document_type:
+                    raise ValueError(f"a reference to {document_type.__name__} is needed, not {ref!r}")
+                return ref
             return Ref(document_type, value)
 
         as_text = core_schema.no_info_after_validator_function(accept, core_schema.str_schema(strict=True))

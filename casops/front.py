@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -146,7 +146,7 @@ class CasOps:
             raise UsageError("this CasOps is closed")
 
     @contextmanager
-    def _turn(self, keys: tuple[Key, ...]) -> Iterator[None]:
+    def _turn(self, keys: tuple[Key, ...]) -> Generator[None, None, None]:
         ours = threading.Event()
         with self._turns_lock:
             ticket = self._turns.join(keys, ours.set)

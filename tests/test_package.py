@@ -62,7 +62,7 @@ def test_options_refuse_what_cannot_be() -> None:
         {"retention": 100, "deadline": 11},
     ):
         with pytest.raises(UsageError):
-            Options(**wrong)  # type: ignore[arg-type]
+            Options(**wrong)
     Options(retention=0, patience=0, poll=0, deadline=0, grace=0, skew=0, park_after=0, settle_queue=0)
 
 

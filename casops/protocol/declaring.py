@@ -63,7 +63,7 @@ class Declaration:
                 self.cas = found.cas  # our own write, whose reply was lost
                 return True
             yield from self._environment.pause(self._environment.options.poll)
-            (reply,) = yield from self._environment.perform(self.request())
+            reply = (yield from self._environment.perform(self.request()))[0]
         self.cas = reply.cas
         return True
 

@@ -71,7 +71,7 @@ class Ended:
     standing: Standing
     replayed: bool
     taken_over: bool = False
-    staged: dict[Key, Version | None] = field(default_factory=dict)  # our stages; None: look
+    staged: dict[Key, Version | None] = field(default_factory=dict[Key, "Version | None"])  # our stages; None: look
     intention_cas: int | None = None
 
     @property

@@ -46,7 +46,7 @@ class Asker:
 
     operation_id: str
     known: bool = False  # has R of it been seen?
-    dead: set[str] = field(default_factory=set)  # its own attempts that can never commit
+    dead: set[str] = field(default_factory=set[str])  # its own attempts that can never commit
 
 
 def resolve(environment: Environment, asker: Asker, key: Key, found: Found) -> Steps[Document]:

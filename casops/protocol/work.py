@@ -9,7 +9,7 @@ Must not be in here: models of users.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from casops.messages import Key
@@ -53,7 +53,7 @@ class Failed:
 class Wants:
     """The function looked up documents that were not read yet."""
 
-    keys: frozenset[Key] = field(default_factory=frozenset)
+    keys: frozenset[Key]
 
 
 Evaluation: TypeAlias = Success | Refused | Failed | Wants
