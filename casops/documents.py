@@ -10,7 +10,7 @@ Must not be in here: stores, records, the protocol.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Generic, Self, TypeVar, cast, get_args
+from typing import Any, ClassVar, Generic, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
@@ -72,7 +72,7 @@ class Ref(Generic[D]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Ref):
             return NotImplemented
-        same = cast("Ref[Any]", other)
+        same: Ref[Any] = other  # pyright: ignore[reportUnknownVariableType]
         return (self.model, self.id) == (same.model, same.id)
 
     def __hash__(self) -> int:
@@ -96,7 +96,7 @@ class Ref(Generic[D]):
 
         def accept(value: Any) -> Ref[Any]:
             if isinstance(value, Ref):
-                ref = cast("Ref[Any]", value)
+                ref: Ref[Any] = value  # pyright: ignore[reportUnknownVariableType]
                 if ref.model is not document_type:
                     raise ValueError(f"a reference to {document_type.__name__} is needed, not {ref!r}")
                 return ref

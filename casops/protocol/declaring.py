@@ -63,9 +63,13 @@ class Declaration:
                 self.cas = found.cas  # our own write, whose reply was lost
                 return True
             yield from self._environment.pause(self._environment.options.poll)
-            reply = (yield from self._environment.perform(self.request()))[0]
+            reply = yield from self._declare_again()
         self.cas = reply.cas
         return True
+
+    def _declare_again(self) -> Steps[Reply]:
+        (reply,) = yield from self._environment.perform(self.request())
+        return reply
 
     def renew(self) -> Steps[None]:
         """Whoever declared it may have withdrawn it meanwhile; what is worked on must be listed."""

@@ -6,15 +6,15 @@ under way the next group gathers.  A group that only reads takes no write lock a
 
 What becomes of an error (all of a group share its fate; replies rest on what the transaction saw):
 
-    when                                            reply                  why
-    text too large, half a surrogate, NUL           Refused, this one      looked at before, or SQLite takes no such text
-    Body.STAGED without a staged body               AssertionError         to the caller whose bug it is; nothing written
-    the lock is not free within busy_timeout        Refused "... busy"     nothing was begun
-    the file was moved, removed or replaced         Refused                a write would go where nobody finds it
-    any error before COMMIT is sent                 Refused                rolled back
-    COMMIT: no room, or busy                        Refused                the frame that makes it a commit is not written
-    COMMIT: I/O error (also of fsync), any other    Unknown                it may stand in the log and come to life after a crash
-    an exception while leading (Ctrl-C)             it is raised; the others of the group get Unknown
+    when                                         reply                why
+    text too large, half a surrogate, NUL        Refused, this one    SQLite does not take such a text
+    Body.STAGED without a staged body            AssertionError       a bug of that caller; only this part is not done
+    the lock is not free within busy_timeout     Refused "... busy"   nothing was begun
+    the file was moved, removed or replaced      Refused              a write would go where nobody finds it
+    any error before COMMIT is sent              Refused              rolled back
+    COMMIT: no room, or busy                     Refused              the frame that makes it a commit is not there
+    COMMIT: I/O error (also fsync), any other    Unknown              it may be in the log and a crash revive it
+    an exception while leading (Ctrl-C)          is raised            the others of the group get Unknown
 
 After an error the connection is opened anew.  A crash leaves what was committed, nothing else.
 
@@ -23,7 +23,8 @@ A wall clock that goes back does not bring anything to life again; one that ran 
 expire early, and nothing more expires until it is that time again.  A copy of the file put back is an older
 world: its CAS values return, so no worker may have been running.
 
-Must not be in here: rules (casops.stores.rows), SQL (casops.stores.sqlite_documents), files (casops.stores.sqlite_file).
+Must not be in here: rules (casops.stores.rows), SQL (casops.stores.sqlite_documents), the file and its errors
+(casops.stores.sqlite_file).
 """
 
 from __future__ import annotations
@@ -105,10 +106,11 @@ class SqliteStore:
         Raises UsageError if the store is closed or was opened before a fork, AssertionError for a bug of the
         caller.  Where anything else is raised (KeyboardInterrupt), the outcome is unknown.
         """
-        self._check_usable()
+        self.check_usable()
         caller = _Caller(batch)
         if caller.open:
             with self._turn:
+                self.check_usable()  # again: close may have come in between
                 self._queue.append(caller)
             try:
                 while not caller.done:
@@ -128,7 +130,8 @@ class SqliteStore:
             self._closed = True
             self._disconnect()
 
-    def _check_usable(self) -> None:
+    def check_usable(self) -> None:
+        """Raise UsageError if the store is closed or was opened before a fork."""
         if os.getpid() != self._pid:
             # https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_file_across_a_fork_
             raise UsageError("this store was opened before a fork; open the store in each process by itself")
@@ -213,7 +216,7 @@ class SqliteStore:
         return transaction
 
     def _connected(self) -> sqlite3.Connection:
-        if identity(self._path) != self._identity:
+        if self._identity is None or identity(self._path) != self._identity:
             raise StoreUnavailable(f"the file was moved, removed or replaced while it was open: {self._path}")
         if self._connection is None:
             self._connection = open_file(self._path, busy_timeout=self._busy_timeout, create=False)
@@ -252,10 +255,12 @@ class SqliteStore:
                     second.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             finally:
                 main.execute("ROLLBACK")
-        except (sqlite3.Error, StoreUnavailable) as error:
+        except BaseException as error:
+            self._recover(error)  # in any case: the write lock must not stay ours
+            if not isinstance(error, sqlite3.Error | StoreUnavailable):
+                raise
             # Nothing is lost: it is all in the log, which grows until a later checkpoint succeeds.
             logger.warning("the log of %s could not be copied into it: %s", self._path, error)
-            self._recover(error)
 
 
 class AsyncSqliteStore:
@@ -267,6 +272,7 @@ class AsyncSqliteStore:
 
     async def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
         """As SqliteStore.perform.  Cancelling does not stop the write: its outcome is then unknown."""
+        self.store.check_usable()  # here too: after a fork the pool has no threads and would wait for ever
         return await asyncio.get_running_loop().run_in_executor(self._pool, self.store.perform, tuple(batch))
 
     async def close(self) -> None:
@@ -303,4 +309,5 @@ class _Caller:
         for part in self.parts:
             if part.bug is not None:
                 raise part.bug
-        return [part.reply or Unknown("the thread that wrote for several callers was interrupted") for part in self.parts]
+        interrupted = Unknown("the thread that wrote for several callers was interrupted")
+        return [interrupted if part.reply is None else part.reply for part in self.parts]

@@ -9,7 +9,8 @@ Must not be in here: when a transaction begins, commits or fails (casops.stores.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from typing import Any, Final
 
 from casops.errors import InvariantViolation, StoreUnavailable
@@ -28,8 +29,8 @@ ADD: Final = """INSERT INTO documents (cas, body, stage_meta, stage_body, expire
 CHANGE: Final = """UPDATE documents SET cas = ?, body = ?, stage_meta = ?, stage_body = ?, expires = ?, purge = ?
     WHERE collection = ? AND id = ? AND cas = ?"""
 DROP: Final = "DELETE FROM documents WHERE collection = ? AND id = ? AND cas = ?"
-PURGE: Final = """DELETE FROM documents WHERE purge <= ?1
-    AND rowid IN (SELECT rowid FROM documents WHERE purge <= ?1 ORDER BY purge LIMIT ?2)"""
+PURGE: Final = """DELETE FROM documents WHERE purge <= ?
+    AND rowid IN (SELECT rowid FROM documents WHERE purge <= ? ORDER BY purge LIMIT ?)"""
 LEDGER: Final = "UPDATE meta SET cas = ?, clock = ? WHERE cas = ? AND clock <= ?"
 
 
@@ -63,7 +64,8 @@ class Transaction:
     def answer(self, request: StoreRequest) -> Reply:
         """Carry out one request, all or nothing.  AssertionError: a bug of the caller, nothing was done."""
         if isinstance(request, Scan):
-            return page(self._intentions(request.cursor))
+            with closing(self._intentions(request.cursor)) as found:
+                return page(found)
         row = self._noted(_row(self._connection.execute(FIND, request.key).fetchone()))
         if isinstance(request, Read):
             return shown(row, self._now)
@@ -79,10 +81,10 @@ class Transaction:
         """What must be done before COMMIT: the time that replies rest upon, and the CAS values given."""
         if not self._writing or not (self.changes or self.time_passed):
             return
+        now = int(self._now)
         if self.changes:
             # Twice what came in may go: the purge always catches up, and a commit never waits for all of a backlog.
-            self._connection.execute(PURGE, (int(self._now), 2 * self.changes))
-        now = int(self._now)
+            self._connection.execute(PURGE, (now, now, 2 * self.changes))
         _one(self._connection.execute(LEDGER, (self._cas, now, self._first_cas, now)))
 
     def _noted(self, row: Row | None) -> Row | None:
@@ -99,7 +101,7 @@ class Transaction:
         values = (new.cas, new.body, *stage, new.expires, new.purge, *key)
         _one(connection.execute(ADD, values) if old is None else connection.execute(CHANGE, (*values, old.cas)))
 
-    def _intentions(self, cursor: str) -> Iterator[Entry]:
+    def _intentions(self, cursor: str) -> Generator[Entry, None, None]:
         with_ids = self._connection.execute(LIST, (INTENTIONS, cursor))
         try:
             for *columns, id in with_ids:

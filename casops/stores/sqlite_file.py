@@ -109,7 +109,8 @@ def open_file(path: str, *, busy_timeout: float, create: bool) -> sqlite3.Connec
 
 def connect(path: str, *, create: bool = False) -> sqlite3.Connection:
     """A bare connection with our settings: no waiting for locks, no transactions of Python's own."""
-    uri = f"{Path(path).absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
+    # psow: a commit's frame is not repeated to fill a sector (see _NOT_COMMITTED); SQLite's default, said aloud.
+    uri = f"{Path(path).absolute().as_uri()}?mode={'rwc' if create else 'rw'}&psow=1"
     connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
     try:
         for setting in SETTINGS:

@@ -1,0 +1,452 @@
+"""The example as its users run it: by its command line, in processes of its own, with kills and Ctrl-C.
+
+What it claims is computed once more here, with nothing of its own arithmetic.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from casops import CasOps, Outcome
+from casops.messages import Reply, StoreRequest
+from casops.stores import Store
+from casops.stores.opening import open_store
+from examples.balance_transfer import cli
+from examples.balance_transfer.chaos import Ordeal, Verdict, prepare
+from examples.balance_transfer.checking import Check, Evidence, check, gather
+from examples.balance_transfer.model import Account, OpenAccount, Transfer, open_bank, opening_id
+from examples.balance_transfer.orders import Orders, parse_orders, read_orders
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "examples" / "balance_transfer" / "sample.csv"
+HEADER = "payment_id,source,target,amount\n"
+OPENING = Decimal("500.00")
+
+
+@dataclass(frozen=True)
+class Ran:
+    status: int
+    out: str
+    err: str
+
+    def figure(self, label: str) -> Decimal:
+        """The number in the row of the printed table that begins with this label."""
+        found = re.search(rf"^\W*{re.escape(label)}\b.*?([\d,.]+)\W*$", self.out, re.MULTILINE)
+        assert found, f"no row {label!r} in\n{self.out}"
+        return Decimal(found[1].replace(",", ""))
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "examples.balance_transfer", *map(str, arguments)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **more}
+
+
+def run(
+    *arguments: str | Path,
+    cwd: Path,
+    seconds: float = 120,
+    env: Mapping[str, str] | None = None,
+    before: Callable[[], None] | None = None,
+) -> Ran:
+    done = subprocess.run(
+        command(*arguments),
+        cwd=cwd,
+        env=environment(**(env or {})),
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        preexec_fn=before,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def bank(folder: Path) -> CasOps:
+    return open_bank(f"sqlite:///{folder / 'bank.db'}")
+
+
+def the_books(folder: Path, file: Path, opening: Decimal = OPENING) -> Counter[str]:
+    """Compare every balance with what the orders that were not declined make of it.  Gives the statuses."""
+    with file.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    cents = {row["source"]: int(opening * 100) for row in rows}
+    statuses: Counter[str] = Counter()
+    with bank(folder) as casops:
+        for row in rows:
+            outcome = casops.outcome(row["payment_id"])
+            assert isinstance(outcome, Outcome), row
+            statuses[outcome.status] += 1
+            if outcome.status == "applied":
+                amount = round(Decimal(row["amount"]) * 100)
+                cents[row["source"]] -= amount
+                cents[row["target"]] = cents.get(row["target"], 0) + amount
+        for account, expected in cents.items():
+            found = casops.read(Account.ref(account))
+            assert found is not None
+            assert found.balance * 100 == expected, account
+        assert casops.pending() == []
+    return statuses
+
+
+def write(folder: Path, *rows: str) -> Path:
+    file = folder / "orders.csv"
+    file.write_text(HEADER + "".join(f"{row}\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def many(folder: Path, count: int) -> Path:
+    return write(folder, *(f"p{number},a{number % 50},b{number % 7},1.00" for number in range(count)))
+
+
+# --- importing ----------------------------------------------------------------------------------
+
+
+def test_import_and_import_again(tmp_path: Path) -> None:
+    first = run("import", SAMPLE, "--store", "sqlite:///bank.db", cwd=tmp_path)
+    assert (first.status, first.err) == (0, "")
+    statuses = the_books(tmp_path, SAMPLE)
+    assert statuses["declined"] > 10
+    assert statuses["applied"] == 400 - statuses["declined"]
+    assert (first.figure("applied"), first.figure("declined")) == (statuses["applied"], statuses["declined"])
+    assert first.figure("replayed") == 0
+    payers = first.figure("accounts opened")
+    assert first.figure("sum of all balances before") == payers * OPENING
+    assert first.figure("sum of all balances after") == payers * OPENING
+    assert "payments: 400 of 400" in first.out
+
+    again = run("import", SAMPLE, "--store", "sqlite:///bank.db", cwd=tmp_path)
+    assert (again.status, again.err) == (0, "")
+    assert (again.figure("applied"), again.figure("declined"), again.figure("replayed")) == (0, 0, 400)
+    assert again.figure("accounts opened") == 0
+    assert again.figure("sum of all balances after") == payers * OPENING
+    assert the_books(tmp_path, SAMPLE) == statuses
+
+
+def test_two_imports_of_one_file_at_the_same_time(tmp_path: Path) -> None:
+    arguments = command("import", SAMPLE, "--store", "sqlite:///bank.db", "--workers", "2")
+    both = [
+        subprocess.Popen(arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    ran = [Ran(each.wait(120), each.communicate()[0], "") for each in both]
+    statuses = the_books(tmp_path, SAMPLE)
+    assert sum(each.figure("applied") for each in ran) == statuses["applied"]
+    assert sum(each.figure("declined") for each in ran) == statuses["declined"]
+    assert sum(each.figure("replayed") for each in ran) == 400
+
+
+def test_one_worker_is_enough(tmp_path: Path) -> None:
+    file = write(tmp_path, "p1,alice,bob,12.50", "p2,bob,carol,.50")
+    done = run("import", file, "--store", "sqlite:///bank.db", "--workers", "1", cwd=tmp_path)
+    assert (done.status, done.figure("applied")) == (0, 2)
+    with bank(tmp_path) as casops:
+        assert casops.read(Account.ref("bob")) == Account(balance=Decimal("512.00"))
+
+
+def test_bad_rows_are_told_by_line_and_the_rest_is_paid(tmp_path: Path) -> None:
+    file = tmp_path / "orders.csv"
+    rows = [b"p1,a,b,1.00", b"p2,a,b", b"p3,a,b,-1", b"caf\xe9,a,b,1", b"p1,a,b,1", b"p1,a,b,2", b"p5,a,b,499.00"]
+    file.write_bytes(b"\xef\xbb\xbf" + HEADER.encode() + b"\n".join(rows))
+    done = run("import", file, "--store", "sqlite:///bank.db", cwd=tmp_path)
+    assert done.status == 1
+    assert [line.split(":")[0] for line in done.err.splitlines()] == ["line 3", "line 4", "line 5", "line 7"]
+    assert (done.figure("payments in the file"), done.figure("applied")) == (2, 2)
+    assert (done.figure("rows that repeat one of them"), done.figure("rows left out")) == (1, 4)
+    with bank(tmp_path) as casops:
+        assert casops.read(Account.ref("a")) == Account(balance=Decimal("0.00"))
+        assert casops.outcome("p2") is None
+
+
+def test_an_account_that_exists_keeps_its_balance(tmp_path: Path) -> None:
+    """Opened before with another balance, or created by a payment to it."""
+    file = write(tmp_path, "p1,alice,bob,100.00")
+    assert run("import", file, "--store", "sqlite:///bank.db", cwd=tmp_path).status == 0
+    file = write(tmp_path, "p1,alice,bob,100.00", "p2,bob,alice,100.00", "p3,carol,bob,.01")
+    done = run("import", file, "--store", "sqlite:///bank.db", "--opening-balance", "7", cwd=tmp_path)
+    assert (done.status, done.figure("accounts opened"), done.figure("applied")) == (0, 1, 2)
+    with bank(tmp_path) as casops:
+        found = {name: casops.read(Account.ref(name)) for name in ("alice", "bob", "carol")}
+    assert {name: account and str(account.balance) for name, account in found.items()} == {
+        "alice": "500.00",
+        "bob": "0.01",
+        "carol": "6.99",
+    }
+
+
+def test_an_id_that_was_used_for_another_payment_is_told_and_changes_nothing(tmp_path: Path) -> None:
+    assert run("import", write(tmp_path, "p1,a,b,1.00"), "--store", "sqlite:///bank.db", cwd=tmp_path).status == 0
+    file = write(tmp_path, "p1,a,b,2.00", "p2,a,b,4.00")
+    done = run("import", file, "--store", "sqlite:///bank.db", cwd=tmp_path)
+    assert (done.status, done.figure("impossible"), done.figure("applied")) == (1, 1, 1)
+    assert done.err.startswith("p1: impossible: this id belongs to an operation with other arguments")
+    with bank(tmp_path) as casops:
+        assert casops.read(Account.ref("a")) == Account(balance=Decimal("495.00"))
+
+
+def test_a_payment_to_oneself_is_declined(tmp_path: Path) -> None:
+    done = run("import", write(tmp_path, "p1,a,a,1.00"), "--store", "sqlite:///bank.db", cwd=tmp_path)
+    assert (done.status, done.figure("declined")) == (0, 1)
+    with bank(tmp_path) as casops:
+        outcome = casops.outcome("p1")
+        assert isinstance(outcome, Outcome)
+        assert outcome.refusal is not None
+        assert outcome.refusal.code == "same_account"
+        assert casops.read(Account.ref("a")) == Account(balance=OPENING)
+
+
+def test_a_file_without_payments(tmp_path: Path) -> None:
+    done = run("import", write(tmp_path), "--store", "sqlite:///bank.db", cwd=tmp_path)
+    assert (done.status, done.figure("applied"), done.err) == (0, 0, "")
+
+
+# --- what cannot be started ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("import", "missing.csv", "--store", "sqlite:///bank.db"), "missing.csv cannot be read: No such file"),
+        (("import", ".", "--store", "sqlite:///bank.db"), "cannot be read: Is a directory"),
+        (("import", "empty.csv", "--store", "sqlite:///bank.db"), "the first line must be payment_id,source"),
+        (("import", "good.csv", "--store", "sqlite:///no/such/folder/bank.db"), "no/such/folder"),
+        (("import", "good.csv", "--store", "bank.db"), "bank.db"),
+        (("import", "good.csv", "--store", "postgres://bank"), "postgres"),
+        (("import", "good.csv", "--store", "memory://"), "a store in memory is seen by one process only"),
+        (("import", "good.csv", "--store", "sqlite:///good.csv"), "good.csv"),
+        (("import", "good.csv", "--store", "sqlite:///."), "directory"),
+        (("show", "p1", "--store", "sqlite:///no/such/folder/bank.db"), "no/such/folder"),
+        (("show", "p1", "--store", "sqlite:///missing.db"), "missing.db"),
+        (("show", "", "--store", "sqlite:///there.db"), "must not be empty"),
+        (("chaos", "missing.csv"), "missing.csv cannot be read"),
+        (("chaos", "good.csv", "--kills", "4"), "there are"),
+        (("chaos", "--workers", "1"), "two workers"),
+    ],
+)
+def test_what_cannot_be_started_is_said_in_one_sentence(
+    arguments: Sequence[str], told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "good.csv").write_text(HEADER + "p1,a,b,1.00\n")
+    (tmp_path / "empty.csv").write_text("")
+    open_bank(f"sqlite:///{tmp_path / 'there.db'}").close()
+    before = sorted(each.name for each in tmp_path.iterdir())
+    done = run(*arguments, cwd=tmp_path, env={"TMPDIR": str(tmp_path)})
+    assert done.status == 2
+    assert done.out == ""
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    assert told in done.err
+    assert sorted(each.name for each in tmp_path.iterdir()) == before  # nothing is left behind either
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("import", "good.csv"), "--store"),
+        (("import", "good.csv", "--store", "x", "--workers", "0"), "between 1 and 64"),
+        (("import", "good.csv", "--store", "x", "--workers", "four"), "a number is needed"),
+        (("import", "good.csv", "--store", "x", "--opening-balance", "1e3"), "an amount looks like 12.50"),
+        (("import", "good.csv", "--store", "x", "--opening-balance", "-1"), "--opening-balance"),
+        ((), "COMMAND"),
+    ],
+)
+def test_wrong_arguments(arguments: Sequence[str], told: str, tmp_path: Path) -> None:
+    done = run(*arguments, cwd=tmp_path)
+    assert (done.status, done.out) == (2, "")
+    assert told in done.err
+
+
+def test_help_tells_the_exit_statuses(tmp_path: Path) -> None:
+    done = run("import", "--help", cwd=tmp_path)
+    assert done.status == 0
+    assert "130  interrupted; importing the same file again continues" in done.out
+    assert max(len(line) for line in done.out.splitlines()) <= 80
+
+
+# --- interrupted --------------------------------------------------------------------------------
+
+
+def start(folder: Path, file: Path) -> subprocess.Popen[str]:
+    """An import in a process group of its own that has begun to pay."""
+    started = subprocess.Popen(
+        command("import", file, "--store", "sqlite:///bank.db"),
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert started.stdout is not None
+    while not started.stdout.readline().startswith("payments: "):
+        assert started.poll() is None
+    return started
+
+
+def test_ctrl_c_stops_all_and_importing_again_continues(tmp_path: Path) -> None:
+    file = many(tmp_path, 3000)
+    started = start(tmp_path, file)
+    os.killpg(started.pid, signal.SIGINT)  # as a terminal does: everybody gets it
+    out, err = started.communicate(timeout=30)  # the pipes end when the last worker has
+    assert started.returncode == 130
+    assert err == (
+        "interrupted. What was answered is done and stays done; importing the same file again continues.\n"
+    )
+    done_before = Ran(130, out, err).figure("applied")
+    assert 0 < done_before < 3000
+    again = run("import", file, "--store", "sqlite:///bank.db", cwd=tmp_path)
+    assert again.status == 0
+    assert again.figure("replayed") >= done_before
+    assert the_books(tmp_path, file).total() == 3000
+
+
+def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
+    file = many(tmp_path, 3000)
+    started = start(tmp_path, file)
+    started.kill()
+    _, err = started.communicate(timeout=30)  # the pipes end when the last worker has
+    assert "Traceback" not in err
+    again = run("import", file, "--store", "sqlite:///bank.db", cwd=tmp_path)
+    assert again.status == 0
+    assert the_books(tmp_path, file).total() == 3000
+
+
+def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path) -> None:
+    file = many(tmp_path, 3000)
+
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+
+    full = run("import", file, "--store", "sqlite:///bank.db", cwd=tmp_path, before=little_room)
+    assert full.status == 1
+    assert full.err.startswith("stopped: ")
+    assert "importing the same file again continues" in full.err
+    done_before = full.figure("applied")
+    assert 0 < done_before < 3000
+    again = run("import", file, "--store", "sqlite:///bank.db", cwd=tmp_path)
+    assert again.status == 0
+    assert again.figure("replayed") >= done_before
+    assert the_books(tmp_path, file).total() == 3000
+
+
+# --- the life of one payment --------------------------------------------------------------------
+
+
+class Dies(BaseException):
+    """What a worker that is killed looks like from inside."""
+
+
+class Mortal:
+    """A store whose worker dies after so many batches."""
+
+    def __init__(self, store: Store, batches: int) -> None:
+        self._store, self._left = store, batches
+
+    def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
+        if not self._left:
+            raise Dies
+        self._left -= 1
+        return self._store.perform(batch)
+
+    def close(self) -> None:
+        self._store.close()
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Path:
+    with bank(tmp_path) as casops:
+        casops.run(OpenAccount(account="alice", balance="50"), operation_id=opening_id("alice"))
+        casops.run(Transfer(source="alice", target="bob", amount="12.5"), operation_id="p1")
+        casops.execute(Transfer(source="alice", target="bob", amount="1000"), operation_id="p2")
+        casops.cancel("p3")
+    return tmp_path
+
+
+def begin(folder: Path, operation_id: str, batches: int) -> None:
+    """Ask for a payment and die after so many steps."""
+    casops = CasOps(Mortal(open_store(f"sqlite:///{folder / 'bank.db'}"), batches), worker="the-dead")
+    with pytest.raises(Dies):
+        casops.run(Transfer(source="alice", target="carol", amount="1"), operation_id=operation_id)
+
+
+def show(folder: Path, operation_id: str) -> Ran:
+    done = run("show", operation_id, "--store", "sqlite:///bank.db", cwd=folder)
+    assert max((len(line) for line in done.out.splitlines()), default=0) <= 80
+    return done
+
+
+def test_show_a_payment_that_was_applied(town: Path) -> None:
+    out = show(town, "p1").out
+    assert out.startswith("p1: applied\n  12.50 from alice to bob\n  afterwards alice had 37.50, bob had 12.50\n")
+    phases = [line.split()[1] for line in out.splitlines() if re.match(r"\d ", line)]
+    assert phases == ["intention", "main", "result"]
+
+
+def test_show_a_payment_that_was_declined(town: Path) -> None:
+    out = show(town, "p2").out
+    assert out.startswith("p2: declined\n  insufficient_funds, balance 37.50\n")
+    assert "3 result" in out
+
+
+def test_show_a_payment_that_was_cancelled(town: Path) -> None:
+    out = show(town, "p3").out
+    assert out.startswith("p3: cancelled\n")
+    assert "it will never happen" in out
+
+
+def test_show_the_opening_of_an_account(town: Path) -> None:
+    assert show(town, "open-alice").out.startswith("open-alice: applied\n  result 50.00\n")
+
+
+def test_show_a_payment_nobody_asked_for(town: Path) -> None:
+    done = show(town, "p9")
+    assert (done.status, done.out, done.err) == (1, "", "p9: nobody has asked for this\n")
+
+
+def test_show_a_payment_whose_worker_died_after_declaring_it(town: Path) -> None:
+    begin(town, "p4", batches=1)
+    out = show(town, "p4").out
+    assert out.startswith("p4: pending (declared)")
+    assert "the-dead" in out
+    assert "not yet" in out
+
+
+def test_show_a_payment_that_nobody_has_noticed_is_committed(town: Path) -> None:
+    """Its worker has died between the last write and the answer, or before settling."""
+    with pytest.raises(AssertionError, match="never"):
+        never_settled(town)
+    out = show(town, "p4").out
+    assert out.startswith("p4: applied\n")
+    assert "not yet written down" in out
+
+
+def never_settled(folder: Path) -> None:
+    """Both steps, then death before a batch of settling."""
+    begin(folder, "p4", batches=2)
+    raise AssertionError("never")
+
+
+def test_show_a_payment_that_was_taken_over(town: Path) -> None:
+    begin(town, "p4", batches=1)
+    with bank(town) as casops:
+        outcome = casops.execute(Transfer(source="alice", target="carol", amount="1"), operation_id="p4")
+        assert outcome.taken_over
+    out = show(town, "p4").out
+    assert "1 attempt, 1 taken over" in out
+    assert "taken over by another worker" in out
+    assert "the-dead" in out
