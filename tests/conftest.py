@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from casops import AsyncCasOps, CasOps, Options
+from casops.stores import Store
 from casops.stores.memory import AsyncMemoryStore, MemoryStore
+from casops.stores.opening import open_store
 
 # Short, so that a test which has to wait for a dead worker does not wait long; nothing else changes.
 QUICK = Options(patience=0.05, poll=0.001, grace=0.0)
@@ -38,6 +40,13 @@ class Bank:
             front = opener(self._url, options=options, **more)
         self._open.append(front)
         return Face(front)
+
+    def stranger(self) -> Store:
+        """The same documents past casops."""
+        if self.kind == "memory":
+            return self._memory
+        self._open.append(store := open_store(self._url))
+        return store
 
     async def close(self) -> None:
         for front in self._open:

@@ -12,10 +12,9 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
@@ -25,11 +24,7 @@ from casops import CasOps, Outcome
 from casops.messages import Reply, StoreRequest
 from casops.stores import Store
 from casops.stores.opening import open_store
-from examples.balance_transfer import cli
-from examples.balance_transfer.chaos import Ordeal, Verdict, prepare
-from examples.balance_transfer.checking import Check, Evidence, check, gather
 from examples.balance_transfer.model import Account, OpenAccount, Transfer, open_bank, opening_id
-from examples.balance_transfer.orders import Orders, parse_orders, read_orders
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "examples" / "balance_transfer" / "sample.csv"
@@ -142,7 +137,8 @@ def test_import_and_import_again(tmp_path: Path) -> None:
 def test_two_imports_of_one_file_at_the_same_time(tmp_path: Path) -> None:
     arguments = command("import", SAMPLE, "--store", "sqlite:///bank.db", "--workers", "2")
     both = [
-        subprocess.Popen(arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True) for _ in range(2)
+        subprocess.Popen(arguments, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
     ]
     ran = [Ran(each.wait(120), each.communicate()[0], "") for each in both]
     statuses = the_books(tmp_path, SAMPLE)
@@ -238,9 +234,7 @@ def test_a_file_without_payments(tmp_path: Path) -> None:
         (("chaos", "--workers", "1"), "two workers"),
     ],
 )
-def test_what_cannot_be_started_is_said_in_one_sentence(
-    arguments: Sequence[str], told: str, tmp_path: Path
-) -> None:
+def test_what_cannot_be_started_is_said_in_one_sentence(arguments: Sequence[str], told: str, tmp_path: Path) -> None:
     (tmp_path / "good.csv").write_text(HEADER + "p1,a,b,1.00\n")
     (tmp_path / "empty.csv").write_text("")
     open_bank(f"sqlite:///{tmp_path / 'there.db'}").close()
@@ -304,9 +298,7 @@ def test_ctrl_c_stops_all_and_importing_again_continues(tmp_path: Path) -> None:
     os.killpg(started.pid, signal.SIGINT)  # as a terminal does: everybody gets it
     out, err = started.communicate(timeout=30)  # the pipes end when the last worker has
     assert started.returncode == 130
-    assert err == (
-        "interrupted. What was answered is done and stays done; importing the same file again continues.\n"
-    )
+    assert err == ("interrupted. What was answered is done and stays done; importing the same file again continues.\n")
     done_before = Ran(130, out, err).figure("applied")
     assert 0 < done_before < 3000
     again = run("import", file, "--store", "sqlite:///bank.db", cwd=tmp_path)

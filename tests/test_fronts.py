@@ -27,6 +27,7 @@ from casops import (
     new_operation_id,
 )
 from casops.drivers import local_reply
+from casops.messages import Body, Insert, Read, Replace, Version
 from casops.protocol.execution import Execution
 from tests.bank import MENDED, Account, Broken, Close, Echo, Open, Overdraw, Receipt, Transfer
 from tests.conftest import QUICK, Bank
@@ -264,8 +265,6 @@ async def test_one_document_as_source_and_target(bank: Bank) -> None:
 
 async def test_fields_of_other_programs_survive(bank: Bank) -> None:
     casops = await opened(bank)
-    from casops.messages import Insert
-
     performed = casops.front._store.perform([Insert(Account.ref("c").key, '{"balance": 5, "colour": "red"}')])
     if asyncio.iscoroutine(performed):
         await performed
@@ -297,8 +296,6 @@ async def maybe(value: Any) -> Any:
 
 
 def _read(name: str) -> Any:
-    from casops.messages import Read
-
     return Read(Account.ref(name).key)
 
 
@@ -361,16 +358,12 @@ async def test_contended_is_said_in_the_end(bank: Bank) -> None:
             disturb()
             account.balance += 1
 
-    memory = casops.front._store
-    if bank.kind != "memory":
-        pytest.skip("needs a store that can be disturbed in the middle of a call")
-    inner = getattr(memory, "store", memory)
+    stranger = bank.stranger()
 
     def disturb() -> None:
-        from casops.messages import Body, Read, Replace
-
-        (found,) = inner.perform([Read(ALICE.key)])
-        inner.perform([Replace(ALICE.key, found.cas, Body.KEEP, found.stage)])
+        (found,) = stranger.perform([Read(ALICE.key)])
+        assert isinstance(found, Version)
+        stranger.perform([Replace(ALICE.key, found.cas, Body.KEEP, found.stage)])
 
     with pytest.raises(Contended) as caught:
         await casops.run(Unlucky(), operation_id="u")

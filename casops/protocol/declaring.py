@@ -8,7 +8,7 @@ Must not be in here: R(i), documents.
 from __future__ import annotations
 
 from casops.errors import OperationMismatch
-from casops.messages import Exists, Insert, Missing, Refused, Remove, Replace, Reply, Steps, Stored
+from casops.messages import Insert, Missing, Refused, Remove, Replace, Reply, Steps, Stored, Unknown
 from casops.protocol.environment import Environment, StoreFailed
 from casops.protocol.work import Work
 from casops.records import Intention, decode_intention, encode, intention_key
@@ -48,28 +48,24 @@ class Declaration:
 
         Raises OperationMismatch if the one that stands has other arguments.
         """
-        while not isinstance(reply, Stored):
-            if isinstance(reply, Refused):
-                raise StoreFailed(reply.why)
-            if isinstance(reply, Exists):
-                (found,) = (yield from self._environment.read([self._key])).values()
-                if isinstance(found, Missing):
-                    return False  # it was settled and removed just now
-                standing = decode_intention(found.body, self._id)
-                check_fingerprint(self._work, self._id, standing.fingerprint)
-                self.intention = standing
-                if standing.call != self.call:
-                    return False
-                self.cas = found.cas  # our own write, whose reply was lost
-                return True
+        answer: Reply = reply
+        while isinstance(answer, Unknown):
             yield from self._environment.pause(self._environment.options.poll)
-            reply = yield from self._declare_again()
-        self.cas = reply.cas
-        return True
-
-    def _declare_again(self) -> Steps[Reply]:
-        (reply,) = yield from self._environment.perform(self.request())
-        return reply
+            (answer,) = yield from self._environment.perform(self.request())
+        if isinstance(answer, Stored):
+            self.cas = answer.cas
+            return True
+        if isinstance(answer, Refused):
+            raise StoreFailed(answer.why)
+        (found,) = (yield from self._environment.read([self._key])).values()
+        if isinstance(found, Missing):
+            return False  # it was settled and removed just now
+        standing = decode_intention(found.body, self._id)
+        check_fingerprint(self._work, self._id, standing.fingerprint)
+        self.intention = standing
+        if standing.call == self.call:
+            self.cas = found.cas  # our own write, whose reply was lost
+        return standing.call == self.call
 
     def renew(self) -> Steps[None]:
         """Whoever declared it may have withdrawn it meanwhile; what is worked on must be listed."""
