@@ -183,5 +183,10 @@ def is_record(request: StoreRequest) -> bool:
     return isinstance(request, Insert | Replace) and request.key.collection == "_casops.results"
 
 
+def proposes(worker: Worker[Any]) -> bool:
+    """Is it about to write a proposal?"""
+    return any(is_record(each) and '"state":"proposed"' in str(each) for each in worker.batch or ())
+
+
 def is_on(name: str) -> Callable[[StoreRequest], bool]:
     return lambda request: isinstance(request, Insert | Replace | Remove) and request.key == n(name)

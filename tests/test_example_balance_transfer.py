@@ -14,14 +14,15 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from casops import CasOps, Outcome
-from casops.messages import Reply, StoreRequest
+from casops import CasOps, Outcome, StoreUnavailable
+from casops.messages import Refused, Reply, StoreRequest
 from casops.stores import Store
 from casops.stores.opening import open_store
 from examples.balance_transfer.model import Account, OpenAccount, Transfer, open_bank, opening_id
@@ -225,7 +226,7 @@ def test_a_file_without_payments(tmp_path: Path) -> None:
         (("import", "good.csv", "--store", "postgres://bank"), "postgres"),
         (("import", "good.csv", "--store", "memory://"), "a store in memory is seen by one process only"),
         (("import", "good.csv", "--store", "sqlite:///good.csv"), "good.csv"),
-        (("import", "good.csv", "--store", "sqlite:///."), "directory"),
+        (("import", "good.csv", "--store", "sqlite:///."), "not a file"),
         (("show", "p1", "--store", "sqlite:///no/such/folder/bank.db"), "no/such/folder"),
         (("show", "p1", "--store", "sqlite:///missing.db"), "missing.db"),
         (("show", "", "--store", "sqlite:///there.db"), "must not be empty"),
@@ -319,39 +320,35 @@ def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path) -> None:
-    file = many(tmp_path, 3000)
+    file = write(tmp_path, *(f"p{number},a{number % 10},b{number % 10},1.00" for number in range(1000)))
 
-    def little_room() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+    def little_room() -> None:  # for any one file, which is as near to a full disk as a test may go
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
 
     full = run("import", file, "--store", "sqlite:///bank.db", cwd=tmp_path, before=little_room)
     assert full.status == 1
-    assert full.err.startswith("stopped: ")
-    assert "importing the same file again continues" in full.err
+    assert full.err.startswith("stopped: the ")
+    assert full.err.endswith("importing the same file again continues.\n")
     done_before = full.figure("applied")
-    assert 0 < done_before < 3000
+    assert 0 < done_before < 1000
     again = run("import", file, "--store", "sqlite:///bank.db", cwd=tmp_path)
     assert again.status == 0
     assert again.figure("replayed") >= done_before
-    assert the_books(tmp_path, file).total() == 3000
+    assert the_books(tmp_path, file).total() == 1000
 
 
 # --- the life of one payment --------------------------------------------------------------------
 
 
-class Dies(BaseException):
-    """What a worker that is killed looks like from inside."""
-
-
-class Mortal:
-    """A store whose worker dies after so many batches."""
+class Lost:
+    """A store that is cut off after so many batches."""
 
     def __init__(self, store: Store, batches: int) -> None:
         self._store, self._left = store, batches
 
     def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
         if not self._left:
-            raise Dies
+            return [Refused("the cable is cut") for _ in batch]
         self._left -= 1
         return self._store.perform(batch)
 
@@ -370,9 +367,9 @@ def town(tmp_path: Path) -> Path:
 
 
 def begin(folder: Path, operation_id: str, batches: int) -> None:
-    """Ask for a payment and die after so many steps."""
-    casops = CasOps(Mortal(open_store(f"sqlite:///{folder / 'bank.db'}"), batches), worker="the-dead")
-    with pytest.raises(Dies):
+    """Ask for a payment and be cut off from the store after so many steps."""
+    lost = Lost(open_store(f"sqlite:///{folder / 'bank.db'}"), batches)
+    with CasOps(lost, worker="the-lost") as casops, suppress(StoreUnavailable):
         casops.run(Transfer(source="alice", target="carol", amount="1"), operation_id=operation_id)
 
 
@@ -410,27 +407,19 @@ def test_show_a_payment_nobody_asked_for(town: Path) -> None:
     assert (done.status, done.out, done.err) == (1, "", "p9: nobody has asked for this\n")
 
 
-def test_show_a_payment_whose_worker_died_after_declaring_it(town: Path) -> None:
+def test_show_a_payment_whose_worker_was_lost_after_declaring_it(town: Path) -> None:
     begin(town, "p4", batches=1)
     out = show(town, "p4").out
     assert out.startswith("p4: pending (declared)")
-    assert "the-dead" in out
+    assert "the-lost" in out
     assert "not yet" in out
 
 
 def test_show_a_payment_that_nobody_has_noticed_is_committed(town: Path) -> None:
-    """Its worker has died between the last write and the answer, or before settling."""
-    with pytest.raises(AssertionError, match="never"):
-        never_settled(town)
+    begin(town, "p4", batches=2)
     out = show(town, "p4").out
     assert out.startswith("p4: applied\n")
-    assert "not yet written down" in out
-
-
-def never_settled(folder: Path) -> None:
-    """Both steps, then death before a batch of settling."""
-    begin(folder, "p4", batches=2)
-    raise AssertionError("never")
+    assert "committed, since all of it has landed" in out
 
 
 def test_show_a_payment_that_was_taken_over(town: Path) -> None:
@@ -441,4 +430,4 @@ def test_show_a_payment_that_was_taken_over(town: Path) -> None:
     out = show(town, "p4").out
     assert "1 attempt, 1 taken over" in out
     assert "taken over by another worker" in out
-    assert "the-dead" in out
+    assert "the-lost" in out

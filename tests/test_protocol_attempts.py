@@ -13,7 +13,7 @@ from casops.options import Options
 from casops.protocol.execution import Execution
 from casops.records import Intention, intention_key, result_key
 from casops.testing.worker import SimulatedClock, Worker
-from tests.steps import OPTIONS, Job, World, add, is_on, is_record, move, n, only, reply_lost, writes
+from tests.steps import OPTIONS, Job, World, add, is_on, is_record, move, n, only, proposes, reply_lost, writes
 
 
 @pytest.mark.parametrize("documents", [1, 2, 16])
@@ -150,13 +150,90 @@ def test_a_lost_race_for_a_document_is_run_again_from_a_new_reading() -> None:
     assert (world.body("a"), world.body("b")) == (4, 16)
 
 
+def test_no_proposal_follows_another_without_an_open_between() -> None:
+    """Found by the explorer ("two operations on one document").
+
+    The next proposal used to replace the lost one directly.  A stranger who met the new stage while R(i) still
+    said the old attempt took it for void, and then the new proposal arrived: committed, and overwritten.
+    """
+    world = World(a=5)
+    loser = world.worker("z", add("a", 1))
+    loser.step(world.store)
+    world.do("other", add("a", 10))
+    loser.step(world.store)  # lost: R(z) is proposed with a dead attempt
+    assert loser.batch is not None
+    taken_back = loser.batch[0]
+    assert isinstance(taken_back, Replace)
+    assert '"state":"open"' in str(taken_back.body)
+    assert isinstance(loser.batch[1], Read)  # beside the reading: it costs no step
+    loser.step(world.store)
+    assert proposes(loser)
+    assert loser.batch is not None
+    record, stage = loser.batch
+    world.store.perform([stage])
+    stranger = world.run("y", add("a", 100))
+    assert world.store.perform([record]) == [Mismatch()]
+    world.settle(stranger)
+    loser.crash()
+    world.settle(world.run("z", add("a", 1)))
+    assert world.body("a") == 116
+
+
+def test_a_taking_back_that_nobody_acknowledged_is_not_built_on() -> None:
+    world = World(a=5)
+    loser = world.worker("z", add("a", 1))
+    loser.step(world.store)
+    world.do("other", add("a", 10))
+    loser.step(world.store)
+    only(world, loser, lambda request: not is_record(request))
+    while not proposes(loser):
+        loser.step(world.store)
+    record = world.record("z")
+    assert record is not None
+    assert record.state == "open"
+    world.settle(loser.finish(world.store))
+    assert world.body("a") == 16
+
+
+def test_a_rivals_proposal_is_never_replaced_by_ones_own() -> None:
+    """Found by the explorer ("two workers on one operation").
+
+    Deciding a void stage of the own operation left R(i) = proposed by a rival, and the next proposal
+    started from there: the rival's answer was undone.
+    """
+    world = World(a=5)
+    dead = world.worker("i", add("a", 1))
+    dead.step(world.store)
+    dead.crash()
+    rival = world.worker("i", add("a", 1))
+    while not proposes(rival):
+        rival.step(world.store)
+    assert rival.batch is not None
+    world.store.perform(rival.batch[1:])  # a stage of the first attempt, its R(i) is lost
+    me = world.worker("i", add("a", 1))
+    while not any(isinstance(each, Insert) and is_record(each) for each in me.batch or ()):
+        me.step(world.store)
+    rival.crash()
+    second = world.worker("i", add("a", 1))
+    while not proposes(second):
+        second.step(world.store)
+    second.step(world.store)  # answered
+    assert second.result is not None
+    ended = me.finish(world.store)
+    assert ended.replayed
+    assert ended.record.attempt == second.result.record.attempt
+    world.settle(ended)
+    assert world.body("a") == 6
+
+
 def test_every_attempt_has_an_id_of_its_own() -> None:
     world = World(a=5)
     worker = world.worker("z", add("a", 1))
     seen: set[str] = set()
     for each in range(4):
-        while not worker.batch or not any(is_record(request) for request in worker.batch):
+        while not proposes(worker):
             worker.step(world.store)
+        assert worker.batch is not None
         proposal = json.loads(worker.batch[0].body)  # type: ignore[union-attr, arg-type]
         seen.add(proposal["attempt"])
         world.do(f"other-{each}", add("a", 1))
@@ -319,7 +396,7 @@ def test_bounded_tries_end_with_nothing_left_behind() -> None:
     world = World(Options(poll=0.0, patience=0.0, attempts=3), a=5, b=5)
     worker = world.worker("z", move("a", "b", 1))
     for each in range(3):
-        while not any(is_record(request) for request in worker.batch or ()):
+        while not proposes(worker):
             worker.step(world.store)
         world.do(f"other-{each}", add("b", 1))
         worker.step(world.store)

@@ -46,7 +46,7 @@ from casops.messages import (
 from casops.protocol import work as business
 from casops.protocol.declaring import Declaration, check_fingerprint
 from casops.protocol.environment import Environment, Found, StoreFailed, TimeUp, Watch
-from casops.protocol.fate import Standing, Suspect, decide, standing_of
+from casops.protocol.fate import Standing, Suspect, as_open, decide, record_write, standing_of
 from casops.protocol.limits import MAX_DOCUMENTS
 from casops.protocol.participants import Asker, Document, Moved, resolve, settling, staging
 from casops.records import (
@@ -154,7 +154,7 @@ class Execution:
         if self.standing.final:
             return self._ended(self.standing, replayed=True)
         ours = yield from self.declaration.is_ours(declared)
-        if ours and (self.standing.record is None or self.standing.record.state == "open"):
+        if ours and self._free():
             return None
         return (yield from self._follow(self.options.patience))
 
@@ -175,27 +175,35 @@ class Execution:
             check_fingerprint(self.work, self.id, standing.record.fingerprint)
 
     def _follow(self, patience: float) -> Steps[Ended | None]:
-        """Another worker has this operation: give it its time, then take over."""
+        """Another worker has this operation: give it its time, then take over.
+
+        None: R(i) is free, that is, there is none or it is open.  A proposal may start from nothing else.
+        """
         watch = Watch(self.environment, patience)
-        while not self.standing.final and not (yield from watch.over(self.standing.cas)):
-            yield from self._look()
-        if self.standing.final:
-            return self._ended(self.standing, replayed=True)
-        self.taken_over = True
-        self.found.clear()
-        yield from self.declaration.renew()
-        record = self.standing.record
-        if record is None or record.attempt is None:
-            return None
-        yield from self._decide(record.attempt, tuple(each.key for each in record.participants))
-        return self._ended(self.standing, replayed=True) if self.standing.final else None
+        while not self.standing.final:
+            if not (yield from watch.over(self.standing.cas)):
+                yield from self._look()
+                continue
+            if not self.taken_over:
+                self.taken_over = True
+                yield from self.declaration.renew()
+            self.found.clear()  # what was read before the wait is old
+            record = self.standing.record
+            if record is None or record.attempt is None:
+                return None
+            yield from self._decide(record.attempt, tuple(each.key for each in record.participants))
+            if self._free():
+                return None
+        return self._ended(self.standing, replayed=True)
+
+    def _free(self) -> bool:
+        return self.standing.record is None or self.standing.record.state == "open"
 
     def _overtaken(self) -> Steps[Ended | None]:
         """R(i) is not what we left there.  None: go on from what it is now."""
-        record = self.standing.record
         if self.standing.final:
             return self._ended(self.standing, replayed=True)
-        if record is None or record.state == "open":
+        if self._free():
             return None  # a stranger voided us, which takes nothing but a new attempt
         return (yield from self._follow(self.options.patience))
 
@@ -244,7 +252,8 @@ class Execution:
                 documents[key] = document
                 if document.own is not None:
                     self._adopt(document.own)
-                    if self.standing.final:
+                    if not self._free():
+                        yield from self._overtaken()
                         raise Moved
             evaluation = self.work.evaluate({key: each.value for key, each in documents.items()})
             if not isinstance(evaluation, business.Wants):
@@ -258,11 +267,32 @@ class Execution:
                 return documents, business.Failed(error, True, frozenset(documents))
 
     def _look_again(self) -> Steps[None]:
-        """Read R(i) and the documents anew: whoever moved R(i) knows more than we do."""
-        before = self.standing
-        self.found = yield from self.environment.read([result_key(self.id), *self.wanted])
+        """Read the documents anew, and R(i): whoever moved it knows more than we do.
+
+        A proposal of ours that is dead is taken back beside the reading, which costs no step.  It has to be:
+        whoever meets a stage takes it for void if R(i) is proposed with another attempt, so no
+        proposal may follow another without an `open` between them.
+        """
+        before, record, key = self.standing, self.standing.record, result_key(self.id)
+        reads = [Read(each) for each in self.wanted]
+        opened = None
+        first: StoreRequest = Read(key)
+        if before.cas is not None and record is not None and record.attempt in self.asker.dead:
+            opened = as_open(self.environment, record, "lost")
+            first = record_write(self.environment, key, before.cas, opened)
+        reply, *replies = yield from self.environment.perform(first, *reads)
+        for read, found in zip(reads, replies, strict=True):
+            if isinstance(found, Version | Missing):
+                self.found[read.key] = found
+        if opened is not None and isinstance(reply, Stored):
+            self._adopt(Standing(opened, reply.cas))
+            return
+        if isinstance(reply, Version | Missing):
+            self.found[key] = reply
         yield from self._look()
         if self.standing.cas == before.cas:
+            if opened is not None:
+                raise Moved  # it is not known to be taken back: once more
             return
         yield from self._overtaken()
         if self.standing.final or not self.found:
@@ -311,7 +341,7 @@ class Execution:
         if (yield from self._decide(attempt, keys)):
             return self._ended(self.standing)
         self._is_dead(attempt)
-        return self._ended(self.standing, replayed=True) if self.standing.final else None
+        return (yield from self._overtaken())
 
     def _is_dead(self, attempt: str) -> None:
         self.in_doubt = False
@@ -334,6 +364,7 @@ class Execution:
 
     def _write(self, record: Record) -> StoreRequest:
         """R(i) from exactly the version we know.  Without a time to live: that comes last of all."""
+        assert self._free(), "a proposal may not follow another without an open between them"
         if self.standing.cas is None:
             return Insert(result_key(self.id), encode(record))
         return Replace(result_key(self.id), self.standing.cas, encode(record))

@@ -165,23 +165,33 @@ def decide(environment: Environment, suspect: Suspect, patience: float) -> Steps
                 yield from environment.tick()
                 continue
         # From here on at least one participant has moved on without the stage: it can never commit.
-        opened = record.becoming(
-            environment.event("voided", record.attempt), state="open", attempt=None, participants=(), result=None
-        )
+        opened = as_open(environment, record, "voided")
         if (cas := (yield from _move(environment, record_key, standing.cas, opened))) is not None:
             return Fate(False, Standing(opened, cas))
         yield from environment.tick()
 
 
-def _move(environment: Environment, key: Key, cas: int | None, record: Record) -> Steps[int | None]:
-    """Insert R(X) (cas None) or replace it by CAS.  Gives the new CAS, or None: look again."""
-    # An open record may stand for an operation nobody asks for again, so it has a time to live.
-    # One that says committed has none: that comes last of all (settling.py).
+def as_open(environment: Environment, record: Record, why: str) -> Record:
+    """The void marker after a proposal that can no longer be committed."""
+    event = environment.event(why, record.attempt)
+    return record.becoming(event, state="open", attempt=None, participants=(), result=None)
+
+
+def record_write(environment: Environment, key: Key, cas: int | None, record: Record) -> StoreRequest:
+    """Insert R(X) (cas None) or replace it by CAS.
+
+    An open record may stand for an operation nobody asks for again, so it has a time to live.  One
+    that says committed has none: that comes last of all (settling.py).
+    """
     seconds = ttl_seconds(environment.options.retention) if record.state == "open" else None
-    request = (
-        Insert(key, encode(record), ttl=seconds) if cas is None else Replace(key, cas, encode(record), ttl=seconds)
-    )
-    (reply,) = yield from environment.perform(request)
+    if cas is None:
+        return Insert(key, encode(record), ttl=seconds)
+    return Replace(key, cas, encode(record), ttl=seconds)
+
+
+def _move(environment: Environment, key: Key, cas: int | None, record: Record) -> Steps[int | None]:
+    """Gives the new CAS, or None: look again."""
+    (reply,) = yield from environment.perform(record_write(environment, key, cas, record))
     return reply.cas if isinstance(reply, Stored) else None
 
 

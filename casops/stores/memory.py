@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 
-from casops.messages import INTENTIONS, Entry, Read, Reply, Scan, Stored, StoreRequest
+from casops.messages import INTENTIONS, Entry, Key, Read, Reply, Scan, Stored, StoreRequest, Version
 from casops.stores.rows import CAS_STEP, TOMBSTONES, Change, Row, Write, check, decide, page, see, shown
 
 __all__ = ["AsyncMemoryStore", "MemoryStore"]
@@ -84,6 +84,17 @@ class MemoryStore:
                 for id, row in rows.items()
             )
             return self._floor, tuple(sorted(rows, key=lambda row: row[:2]))
+
+    def versions(self) -> dict[Key, Version]:
+        """Everything that a Read of its key would show, for checkers."""
+        with self._lock:
+            self._now = max(self._now, self._clock())
+            shows = {
+                Key(collection, id): shown(row, self._now)
+                for collection, rows in self._rows.items()
+                for id, row in rows.items()
+            }
+        return {key: version for key, version in shows.items() if isinstance(version, Version)}
 
     def _write(self, request: Write, row: Row | None) -> Reply:
         # A row that is dead but not yet swept still counts: its CAS must not return either.

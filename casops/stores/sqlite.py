@@ -43,9 +43,18 @@ from typing import Final
 
 from casops.errors import StoreUnavailable, UsageError
 from casops.messages import Read, Refused, Reply, Scan, StoreRequest, Unknown
+from casops.stores import sqlite_forks
 from casops.stores.rows import TOMBSTONES, check
 from casops.stores.sqlite_documents import Transaction
-from casops.stores.sqlite_file import busy, certainly_not_committed, connect, explain, identity, open_file, until_free
+from casops.stores.sqlite_file import (
+    busy,
+    certainly_not_committed,
+    connect,
+    explain,
+    identity,
+    open_file,
+    until_free,
+)
 
 __all__ = ["BUSY_TIMEOUT", "AsyncSqliteStore", "SqliteStore"]
 
@@ -73,7 +82,8 @@ class SqliteStore:
     busy_timeout: seconds (>= 0), how long a group waits for other processes; 0: not at all.
     clock: gives seconds since 1970.
 
-    Raises UsageError for ":memory:", StoreUnavailable where the file cannot be opened or is not a store.
+    Raises UsageError for ":memory:" and for a file that was open when this process was forked,
+    StoreUnavailable where the file cannot be opened or is not a store.
     """
 
     def __init__(
@@ -88,12 +98,14 @@ class SqliteStore:
         if name in ("", ":memory:"):
             raise UsageError("a SQLite store is a file; for a store in memory use memory://")
         self._path = os.path.abspath(name)  # the process may change its folder
+        sqlite_forks.check_not_inherited(self._path)
         self._tombstones = tombstones
         self._busy_timeout = busy_timeout
         self._clock = clock
         self._connection: sqlite3.Connection | None = open_file(self._path, busy_timeout=busy_timeout, create=True)
         self._identity = identity(self._path)
         self._pid = os.getpid()
+        sqlite_forks.note_open(self, self._identity)
         self._turn = threading.Condition()
         self._queue: deque[_Caller] = deque()
         self._leading = False
@@ -129,12 +141,12 @@ class SqliteStore:
             self._turn.wait_for(lambda: not self._leading)
             self._closed = True
             self._disconnect()
+        sqlite_forks.note_closed(self)
 
     def check_usable(self) -> None:
         """Raise UsageError if the store is closed or was opened before a fork."""
         if os.getpid() != self._pid:
-            # https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_file_across_a_fork_
-            raise UsageError("this store was opened before a fork; open the store in each process by itself")
+            raise UsageError(f"this store was opened before a fork; {sqlite_forks.HINT}")
         if self._closed:
             raise UsageError("this store is closed")
 
@@ -229,8 +241,8 @@ class SqliteStore:
         with suppress(sqlite3.Error):
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error) and busy(error):
-                return
+            elif isinstance(error, sqlite3.Error) and busy(error):
+                return  # nothing was begun
         self._disconnect()
 
     def _disconnect(self) -> None:

@@ -94,17 +94,21 @@ def open_file(path: str, *, busy_timeout: float, create: bool) -> sqlite3.Connec
 
     With `create` it also makes sure that it can be written.  Raises StoreUnavailable with a sentence for a person.
     """
-    _look(path, create=create)
-    try:
+
+    def attempt() -> sqlite3.Connection:
         connection = connect(path, create=create)
         try:
-            until_free(lambda: _prepare(connection, path, create=create), busy_timeout)
+            _prepare(connection, path, create=create)
         except BaseException:
             connection.close()
             raise
+        return connection
+
+    _look(path, create=create)
+    try:
+        return until_free(attempt, busy_timeout)
     except sqlite3.Error as error:
         raise StoreUnavailable(explain(error, path)) from error
-    return connection
 
 
 def connect(path: str, *, create: bool = False) -> sqlite3.Connection:
@@ -187,18 +191,15 @@ def _look(path: str, *, create: bool) -> None:
 
 def _prepare(connection: sqlite3.Connection, path: str, *, create: bool) -> None:
     """Make sure the file is ours and of this version; may be repeated."""
-    try:
-        if _empty(connection, path) and create:
-            _create(connection, path)
-        (schema,) = connection.execute("SELECT schema FROM meta").fetchone()
-        if schema != SCHEMA:
-            raise StoreUnavailable(f"a newer casops wrote this database (format {schema}), upgrade casops: {path}")
-        _use_log(connection, path)
-        if create:
-            connection.execute("BEGIN IMMEDIATE")
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+    if _empty(connection, path) and create:
+        _create(connection, path)
+    (schema,) = connection.execute("SELECT schema FROM meta").fetchone()
+    if schema != SCHEMA:
+        raise StoreUnavailable(f"a newer casops wrote this database (format {schema}), upgrade casops: {path}")
+    _use_log(connection, path)
+    if create:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
 
 
 def _empty(connection: sqlite3.Connection, path: str) -> bool:

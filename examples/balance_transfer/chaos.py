@@ -34,7 +34,7 @@ from examples.balance_transfer.worker import Answer, Job, answer
 TWICE = 0.25
 # Seconds a worker has, at most, from taking the fatal job to its death: about two jobs, so that it dies before,
 # in the middle of and after what it writes.
-LAST_MOMENTS = 0.02
+LAST_MOMENTS = 0.012
 
 
 class NotEmpty(Exception):

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
+from urllib.parse import unquote
 
 from rich.console import Console
 
@@ -116,13 +117,21 @@ def _chaos(arguments: argparse.Namespace, screen: Console) -> int:
 
 
 def _show(arguments: argparse.Namespace, screen: Console) -> int:
-    with open_bank(_shared(arguments.store)) as casops:
+    with open_bank(_existing(arguments.store)) as casops:
         found = casops.outcome(arguments.operation_id)
     if found is None:
         complain(f"{arguments.operation_id}: nobody has asked for this")
         return LOOK
     show_life(screen, arguments.operation_id, found)
     return DONE
+
+
+def _existing(store: str) -> str:
+    """To look something up must not bring an empty store into being."""
+    path = Path(unquote(_shared(store).removeprefix("sqlite:///").partition("?")[0]))
+    if store.startswith("sqlite:///") and not path.exists():
+        raise Refused(f"there is no such store: {path}")
+    return store
 
 
 def _orders(path: Path) -> Orders:

@@ -105,4 +105,6 @@ def open_bank(url: str, *, grace: float = 10.0) -> CasOps:
     # once its result was forgotten: the same file imported a year later would be paid again.
     # Retention zero remembers results for ever.  (Ids of `new_operation_id` carry their time; with
     # those the default of 30 days is safe.)
-    return CasOps.open(url, options=Options(retention=0, grace=grace), operations=[OpenAccount, Transfer])
+    # Ten seconds: whoever gets no certain answer from a file for so long should say so (worker.py).
+    options = Options(retention=0, deadline=10.0, grace=grace)
+    return CasOps.open(url, options=options, operations=[OpenAccount, Transfer])

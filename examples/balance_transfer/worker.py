@@ -21,7 +21,7 @@ from casops import CasOps, CasOpsError, Operation, Outcome, OutcomeUnknown, Stor
 from examples.balance_transfer.model import open_bank
 
 # Asking again with the same id is always safe; this bounds how long a worker goes on with it.
-TRIES = 3
+TRIES = 2
 PAUSE = 0.5
 
 
@@ -96,7 +96,7 @@ def ask(casops: CasOps, job: Job) -> Answer:
             if tries == TRIES:
                 away = isinstance(error, StoreUnavailable | OutcomeUnknown)
                 return Answer("unfinished", error.message, store_away=away)
-        time.sleep(PAUSE * tries)
+        time.sleep(PAUSE)
 
 
 def answer(outcome: Outcome[Any]) -> Answer:

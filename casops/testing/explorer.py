@@ -1,0 +1,530 @@
+"""The explorer: all schedules of a small case, with the production protocol on the memory store.
+
+Each request of a batch is a step of its own, in any order.  A write may at any moment get no reply (then it
+was lost, or was applied, or is applied at any later moment: all three are explored).  A worker may
+be crashed at any point; what it had sent may still land.  States seen before are not explored again.
+
+How it is fast enough in Python: a worker is a function of the replies it got, so its states form a tree
+that is computed once (`Node`), and so is the effect of each request on each state of the store.  What is
+enumerated are small tuples of numbers.
+
+What is checked: every single write (checkers.check_step); every end (all workers ended or crashed): fresh
+workers must bring every operation to its end, all who asked must have got the same answers, and documents
+and answers must have a serial order that respects real time (checkers.check_serial).
+
+Must not be in here: cases (cases.py), rules.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+from casops.documents import dump
+from casops.messages import (
+    Batch,
+    Clock,
+    Exists,
+    FreshId,
+    Insert,
+    Key,
+    Mismatch,
+    Missing,
+    Pause,
+    Read,
+    ReadClock,
+    Replace,
+    Reply,
+    Scan,
+    Stored,
+    StoreRequest,
+    Unknown,
+    Version,
+)
+from casops.operations import Operation
+from casops.options import Options
+from casops.stores.memory import MemoryStore
+from casops.testing.checkers import (
+    Heard,
+    Violation,
+    check_put_away,
+    check_serial,
+    check_step,
+    committed_in,
+)
+from casops.testing.programs import (
+    Asks,
+    Hears,
+    MakeProgram,
+    Purse,
+    engine_for,
+    model_of,
+    reading_model,
+    runs,
+    sweeps,
+)
+
+T = TypeVar("T", bound=Hashable)
+
+# Nobody waits in an exhaustive search: taking over early is the harder case.  Few attempts keep it finite.
+OPTIONS = Options(patience=0.0, poll=0.0, grace=0.0, attempts=3, deadline=1.0, retention=100.0)
+WALL = 1_800_000_000.0
+LOST = Unknown("no reply")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Documents, workers, and how much may go wrong."""
+
+    name: str
+    purses: Mapping[str, int]
+    operations: Mapping[str, Operation[Any]]
+    workers: Sequence[MakeProgram]
+    lost_replies: int = 0
+    crashes: int = 0
+    readers: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    cancelled: frozenset[str] = frozenset()  # operations somebody may cancel
+    options: Options = OPTIONS
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an exploration found out."""
+
+    case: str
+    states: int
+    steps: int
+    finals: int
+    seconds: float
+    violation: str | None
+    trace: tuple[str, ...]
+    complete: bool
+
+
+class State(NamedTuple):
+    """Everything that decides what may happen next, as numbers of interned things."""
+
+    store: int
+    workers: tuple[tuple[int, tuple[int, ...]], ...]  # node, replies so far (-1: not yet); (-1, ()): crashed
+    late: tuple[int, ...]  # writes that may still land
+    order: tuple[tuple[str, frozenset[str]], ...]  # what had been answered when each operation was asked for
+    heard: tuple[tuple[str, str], ...]  # who heard what, as text
+    lost_left: int
+    crashes_left: int
+
+
+class Node:
+    """A worker that got exactly these replies."""
+
+    __slots__ = ("batch", "children", "error", "events", "number", "path", "worker")
+
+    def __init__(self, number: int, worker: int, path: tuple[tuple[Reply, ...], ...]) -> None:
+        self.number = number
+        self.worker = worker
+        self.path = path
+        self.batch: tuple[int, ...] | None = None
+        self.events: list[Asks | Hears] = []  # since the last batch
+        self.children: dict[tuple[int, ...], int] = {}
+        self.error: Exception | None = None
+
+
+class Interned:
+    """Numbers for things, and things for numbers."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Any, int] = {}
+        self.things: list[Any] = []
+
+    def number(self, thing: Any, key: Hashable = None) -> int:
+        key = thing if key is None else key
+        known = self._numbers.get(key)
+        if known is None:
+            known = self._numbers[key] = len(self.things)
+            self.things.append(thing)
+        return known
+
+
+class Explorer:
+    """One exhaustive search."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self._requests = Interned()
+        self._replies = Interned()
+        self._stores = Interned()
+        self._nodes: list[Node] = []
+        self._effects: dict[tuple[int, int], tuple[int, int]] = {}
+        self._epilogues: dict[tuple[int, tuple[int, ...]], tuple[dict[str, Any], dict[str, Any]]] = {}
+        self._serial: set[Any] = set()
+        self._lost = self._replies.number(LOST)
+
+    def explore(self, *, seconds: float = 600.0, states: int = 5_000_000) -> Found:
+        """Look at every state, or until the bounds; stops at the first violation."""
+        began = time.monotonic()
+        start = self._start()
+        came_from: dict[State, tuple[State, str] | None] = {start: None}
+        stack = [start]
+        steps = finals = 0
+        violation: str | None = None
+        state, doing = start, ""
+        try:
+            while stack and len(came_from) < states and time.monotonic() - began < seconds:
+                state, doing = stack.pop(), ""
+                following = self._following(state)
+                if all(node < 0 or self._nodes[node].batch is None for node, _ in state.workers):
+                    finals += 1
+                    self._check_end(state)
+                for label, make in following:
+                    doing = label
+                    after = make()
+                    steps += 1
+                    if after not in came_from:
+                        came_from[after] = (state, label)
+                        stack.append(after)
+        except Violation as error:
+            violation = str(error)
+        return Found(
+            self.case.name,
+            len(came_from),
+            steps,
+            finals,
+            time.monotonic() - began,
+            violation,
+            (*self._trace(came_from, state), *([self._tell(state, doing)] if doing else ())) if violation else (),
+            complete=not stack and violation is None,
+        )
+
+    # --- states -----------------------------------------------------------------------------
+
+    def _start(self) -> State:
+        store = MemoryStore(clock=lambda: WALL)
+        for name, coins in self.case.purses.items():
+            key = Purse.ref(name).key
+            store.perform_one(Insert(key, dump(key, Purse(coins=coins))))
+        workers = tuple(self._waiting(self._node(index, ())) for index in range(len(self.case.workers)))
+        return State(self._store(store), workers, (), (), (), self.case.lost_replies, self.case.crashes)
+
+    def _waiting(self, node: Node) -> tuple[int, tuple[int, ...]]:
+        return node.number, tuple(-1 for _ in node.batch or ())
+
+    def _store(self, store: MemoryStore) -> int:
+        return self._stores.number(store, store.state())
+
+    def _node(self, worker: int, path: tuple[tuple[Reply, ...], ...]) -> Node:
+        """The worker that got these replies, run from its beginning."""
+        node = Node(len(self._nodes), worker, path)
+        self._nodes.append(node)
+        engine = engine_for(f"w{worker + 1}", self.case.options)
+        program = self.case.workers[worker](engine)
+        answers = iter(path)
+        ids = 0
+        reply: Any = None
+        while True:
+            try:
+                request = program.send(reply)
+            except StopIteration:
+                return node
+            except Exception as error:  # noqa: BLE001 - whatever a worker ends with is looked at by the checks
+                node.error = error
+                return node
+            if isinstance(request, tuple):
+                batch: Batch = request
+                got = next(answers, None)
+                if got is None:
+                    node.batch = tuple(self._requests.number(each) for each in batch)
+                    return node
+                node.events.clear()
+                reply = list(got)
+            elif isinstance(request, Asks | Hears):
+                node.events.append(request)
+                reply = None
+            elif isinstance(request, ReadClock):
+                reply = Clock(0.0, WALL)
+            elif isinstance(request, FreshId):
+                ids += 1
+                reply = f"w{worker + 1}-{ids}"
+            else:
+                assert isinstance(request, Pause)
+                reply = None
+
+    def _effect(self, store: int, request: int) -> tuple[int, int]:
+        """What a request does to a store: the store after it, and the reply.  Checked once."""
+        known = self._effects.get((store, request))
+        if known is None:
+            before: MemoryStore = self._stores.things[store]
+            after = before.copy()
+            reply = after.perform_one(self._requests.things[request])
+            after_number = self._store(after) if isinstance(reply, Stored) else store
+            if after_number != store:
+                check_step(versions_of(before), versions_of(after))
+            known = self._effects[store, request] = (after_number, self._replies.number(reply))
+        return known
+
+    def _following(self, state: State) -> list[tuple[str, Callable[[], State]]]:
+        """Every step that may be next, with a name for traces."""
+        steps: list[tuple[str, Callable[[], State]]] = []
+        for index, (number, replies) in enumerate(state.workers):
+            node = self._nodes[number] if number >= 0 else None
+            if node is None or node.batch is None:
+                continue
+            for place, request in enumerate(node.batch):
+                if replies[place] >= 0:
+                    continue
+                steps.append((f"{index}:{request}", _bind(self._perform, state, index, place, request)))
+                if state.lost_left and not isinstance(self._requests.things[request], Read | Scan):
+                    steps.append((f"{index}?{request}", _bind(self._lose, state, index, place, request)))
+            if state.crashes_left:
+                steps.append((f"{index}!", _bind(self._crash, state, index)))
+        for request in dict.fromkeys(state.late):
+            after, _ = self._effect(state.store, request)
+            if after != state.store:
+                steps.append((f"late:{request}", _bind(self._land, state, request)))
+        return steps
+
+    def _perform(self, state: State, index: int, place: int, request: int) -> State:
+        store, reply = self._effect(state.store, request)
+        return self._replied(state._replace(store=store), index, place, reply)
+
+    def _lose(self, state: State, index: int, place: int, request: int) -> State:
+        """No reply; the write may land at any later moment, or never."""
+        late = tuple(sorted((*state.late, request)))
+        return self._replied(state._replace(late=late, lost_left=state.lost_left - 1), index, place, self._lost)
+
+    def _land(self, state: State, request: int) -> State:
+        store, _ = self._effect(state.store, request)
+        late = list(state.late)
+        late.remove(request)
+        return state._replace(store=store, late=tuple(late))
+
+    def _crash(self, state: State, index: int) -> State:
+        number, replies = state.workers[index]
+        batch = self._nodes[number].batch or ()
+        sent = [
+            request
+            for request, reply in zip(batch, replies, strict=True)
+            if reply < 0 and not isinstance(self._requests.things[request], Read | Scan)
+        ]
+        workers = (*state.workers[:index], (-1, ()), *state.workers[index + 1 :])
+        return state._replace(
+            workers=workers, late=tuple(sorted((*state.late, *sent))), crashes_left=state.crashes_left - 1
+        )
+
+    def _replied(self, state: State, index: int, place: int, reply: int) -> State:
+        number, replies = state.workers[index]
+        node = self._nodes[number]
+        if not node.path and all(each < 0 for each in replies):
+            state = self._note(state, index, node)  # its first request: now it has asked
+        replies = (*replies[:place], reply, *replies[place + 1 :])
+        after = (number, replies)
+        if min(replies) >= 0:
+            child = node.children.get(replies)
+            if child is None:
+                told = tuple(self._replies.things[each] for each in replies)
+                child = node.children[replies] = self._node(index, (*node.path, told)).number
+            state = self._note(state, index, self._nodes[child])
+            after = self._waiting(self._nodes[child])
+        return state._replace(workers=(*state.workers[:index], after, *state.workers[index + 1 :]))
+
+    def _note(self, state: State, index: int, node: Node) -> State:
+        """Keep what callers asked and heard."""
+        if node.error is not None:
+            raise Violation(f"worker w{index + 1} ended with {type(node.error).__name__}: {node.error}")
+        for event in node.events:
+            if isinstance(event, Asks):
+                name = self._asking(index, event.operation_id)
+                answered = frozenset(operation_id for operation_id, said in state.heard if not said.startswith(ERROR))
+                if all(each != name for each, _ in state.order):
+                    state = state._replace(order=tuple(sorted((*state.order, (name, answered)))))
+            else:
+                said = (event.operation_id, repr(event.answer))
+                if said not in state.heard:
+                    state = state._replace(heard=tuple(sorted((*state.heard, said))))
+        return state
+
+    def _asking(self, index: int, operation_id: str) -> str:
+        return operation_id  # the first asking counts: whoever retries is the same caller
+
+    # --- ends -------------------------------------------------------------------------------
+
+    def _check_end(self, state: State) -> None:
+        answers, purses = self._epilogue(state.store, state.late)
+        for operation_id, said in state.heard:
+            if said.startswith((ERROR, READ)):
+                continue
+            if said != repr(answers[operation_id]):
+                raise Violation(f"{operation_id}: somebody was told {said}, others {answers[operation_id]!r}")
+        key = (state.order, state.heard, repr(answers), repr(purses))
+        if key not in self._serial:
+            self._serial.add(key)
+            self._check_serial(state, answers, purses)
+
+    def _check_serial(self, state: State, answers: Mapping[str, Any], purses: Mapping[str, Any]) -> None:
+        order = dict(state.order)
+        told = dict(state.heard)
+        moments = _moments(order, {name for name, said in told.items() if not said.startswith(ERROR)})
+        heard: list[Heard] = []
+        for operation_id, operation in self.case.operations.items():
+            if answers[operation_id] == ["cancelled"]:
+                continue
+            asked, answered = moments.get(operation_id, (LATER, None))
+            heard.append(Heard(operation_id, model_of(operation), asked, answered, answers[operation_id]))
+        for reader, names in self.case.readers.items():
+            if reader in told and told[reader].startswith(READ):
+                asked, answered = moments[reader]
+                values = eval(told[reader], {"__builtins__": {}})  # a list of numbers that we wrote ourselves
+                heard.append(Heard(reader, reading_model(names), asked, answered, values))
+        check_serial(self.case.purses, purses, heard)
+
+    def _epilogue(self, store: int, late: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Fresh workers finish everything; then whatever is still under way lands and must change nothing."""
+        known = self._epilogues.get((store, late))
+        if known is not None:
+            return known
+        world: MemoryStore = self._stores.things[store].copy()
+        answers: dict[str, Any] = {}
+        for operation_id, operation in self.case.operations.items():
+            for event in finish(runs((operation_id, operation)), world, f"fresh-{operation_id}", self.case.options):
+                if isinstance(event, Hears):
+                    answers[operation_id] = event.answer
+            if answers[operation_id][0] == "error":
+                raise Violation(f"a fresh worker cannot finish {operation_id}: {answers[operation_id]}")
+        finish(sweeps(), world, "fresh-sweeper", self.case.options)
+        before = versions_of(world)
+        check_put_away(before)
+        purses = purses_in(before)
+        for request in late:
+            world.perform_one(self._requests.things[request])
+        after = versions_of(world)
+        check_step(before, after)
+        if purses_in(after) != purses or committed_in(after) != committed_in(before):
+            raise Violation("a write that landed after everything was finished changed something")
+        self._epilogues[store, late] = answers, purses
+        return answers, purses
+
+    # --- telling ----------------------------------------------------------------------------
+
+    def _trace(self, came_from: Mapping[State, tuple[State, str] | None], end: State) -> list[str]:
+        steps: list[tuple[State, str]] = []
+        at = came_from.get(end)
+        while at is not None:
+            steps.append(at)
+            at = came_from[at[0]]
+        return [self._tell(state, label) for state, label in reversed(steps)]
+
+    def _tell(self, state: State, label: str) -> str:
+        if label.endswith("!"):
+            return f"w{int(label[:-1]) + 1} crashes"
+        who, mark, number = label.partition("?") if "?" in label else label.partition(":")
+        request: StoreRequest = self._requests.things[int(number)]
+        if who == "late":
+            return f"(late) {tell_request(request)}"
+        if mark == "?":
+            return f"w{int(who) + 1}  {tell_request(request)}  -> no reply"
+        answer = self._stores.things[state.store].copy().perform_one(request)
+        return f"w{int(who) + 1}  {tell_request(request)}  -> {tell_reply(answer)}"
+
+
+LATER = 1e9
+ERROR, READ = "['error'", "['read'"  # how answers begin that are no answers of operations
+
+
+def _moments(order: Mapping[str, frozenset[str]], told: set[str]) -> dict[str, tuple[float, float | None]]:
+    """Numbers for "asked" and "answered" that say exactly which answers came before which askings.
+
+    What had been answered at an asking only grows with time, so the sets are nested and their sizes are moments.
+    """
+    moments: dict[str, tuple[float, float | None]] = {}
+    for name, before in order.items():
+        later = [len(answered) for answered in order.values() if name in answered]
+        answered = (min(later) - 0.5 if later else LATER) if name in told else None
+        moments[name] = (float(len(before)), answered)
+    return moments
+
+
+def _bind(function: Callable[..., State], *arguments: Any) -> Callable[[], State]:
+    return lambda: function(*arguments)
+
+
+def finish(make: MakeProgram, store: MemoryStore, name: str, options: Options) -> list[Asks | Hears]:
+    """Run one worker to its end on a store, alone.  Raises Violation if it does not come to one."""
+    program = make(engine_for(name, options))
+    events: list[Asks | Hears] = []
+    reply: Any = None
+    ids = batches = 0
+    while True:
+        try:
+            request = program.send(reply)
+        except StopIteration:
+            return events
+        if isinstance(request, tuple):
+            batches += 1
+            if batches > 1000:
+                raise Violation(f"a worker that is alone does not come to an end ({name})")
+            reply = store.perform(request)
+        elif isinstance(request, Asks | Hears):
+            events.append(request)
+            reply = None
+        elif isinstance(request, ReadClock):
+            reply = Clock(0.0, WALL)
+        elif isinstance(request, FreshId):
+            ids += 1
+            reply = f"{name}-{ids}"
+        else:
+            reply = None
+
+
+def versions_of(store: MemoryStore) -> dict[Key, Version]:
+    """Everything a store shows."""
+    return store.versions()
+
+
+def purses_in(versions: Mapping[Key, Version]) -> dict[str, Any]:
+    """What an ordinary reader sees."""
+    import json
+
+    return {
+        key.id: json.loads(version.body)["coins"]
+        for key, version in versions.items()
+        if key.collection == Purse.document_collection and version.body is not None
+    }
+
+
+def tell_request(request: StoreRequest) -> str:
+    """A request in a few words."""
+    if isinstance(request, Scan):
+        return "scan intentions"
+    key = f"{request.key.collection.removeprefix('_casops.')}/{request.key.id}"
+    if isinstance(request, Read):
+        return f"read {key}"
+    at = "" if isinstance(request, Insert) else f" at {request.cas}"
+    what = ""
+    if isinstance(request, Insert | Replace):
+        import json
+
+        if isinstance(request.body, str) and request.key.collection.startswith("_casops."):
+            record = json.loads(request.body)
+            what = f" {record.get('state', 'declared')} {record.get('attempt') or ''}".rstrip()
+        elif request.stage is not None:
+            what = f" stage {json.loads(request.stage.meta)['attempt']} = {request.stage.body}"
+        else:
+            what = f" {getattr(request.body, 'value', request.body)}"
+    return f"{type(request).__name__.lower()} {key}{at}{what}"
+
+
+def tell_reply(reply: Reply) -> str:
+    """A reply in a few words."""
+    import json
+
+    if isinstance(reply, Stored):
+        return f"stored {reply.cas}"
+    if isinstance(reply, Version):
+        if reply.body is not None and '"state"' in reply.body:
+            record = json.loads(reply.body)
+            return f"{record['state']} {record.get('attempt') or ''} ({reply.cas})"
+        stage = f" + stage {json.loads(reply.stage.meta)['attempt']} = {reply.stage.body}" if reply.stage else ""
+        return f"{reply.body if reply.body is None or len(reply.body) < 60 else '…'}{stage} ({reply.cas})"
+    if isinstance(reply, Missing | Exists | Mismatch):
+        return type(reply).__name__.lower()
+    return type(reply).__name__.lower()

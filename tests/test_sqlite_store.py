@@ -1,0 +1,740 @@
+"""What only a SqliteStore promises: one file for many threads and processes, and no error that lies.
+
+Crashes, full disks and forks are real ones, in processes of their own.  Where a test waits it waits
+for something that must happen, with a bound; nothing is measured.
+
+Must not be in here: what every store owes (tests/test_store_contract.py), opening (tests/test_store_opening.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from casops.errors import UsageError
+from casops.messages import (
+    INTENTIONS,
+    RESULTS,
+    Body,
+    Exists,
+    Insert,
+    Key,
+    Missing,
+    Page,
+    Read,
+    Refused,
+    Remove,
+    Replace,
+    Reply,
+    Scan,
+    Stage,
+    Stored,
+    StoreRequest,
+    Unknown,
+    Version,
+)
+from casops.stores.sqlite import AsyncSqliteStore, SqliteStore
+from casops.stores.sqlite_file import connect
+
+DOC = Key("accounts", "alice")
+START = 1_000_000
+FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "bank.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqliteStore]:
+    with closing(SqliteStore(path)) as opened:
+        # The checkpoint of a first write out of the way: tests count transactions.
+        assert isinstance(opened.perform([Insert(Key("setup", "1"), "x")])[0], Stored)
+        yield opened
+
+
+@pytest.fixture
+def other(path: Path, store: SqliteStore) -> Iterator[sqlite3.Connection]:
+    """Another program at the same file."""
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as connection:
+        yield connection
+
+
+def ask(store: SqliteStore, request: StoreRequest) -> Reply:
+    (reply,) = store.perform([request])
+    return reply
+
+
+def stored(store: SqliteStore, request: StoreRequest) -> int:
+    reply = ask(store, request)
+    assert isinstance(reply, Stored), reply
+    return reply.cas
+
+
+def body(store: SqliteStore, key: Key = DOC) -> str | None:
+    reply = ask(store, Read(key))
+    assert isinstance(reply, Version), reply
+    return reply.body
+
+
+def connection_of(store: SqliteStore) -> sqlite3.Connection:
+    assert store._connection is not None
+    return store._connection
+
+
+def trace(store: SqliteStore) -> list[str]:
+    """The statements the store gives to SQLite from now on."""
+    statements: list[str] = []
+    connection_of(store).set_trace_callback(statements.append)
+    return statements
+
+
+def eventually(happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline, "this should have happened"
+        time.sleep(0.001)
+
+
+def together(store: SqliteStore, other: sqlite3.Connection, batches: Sequence[Sequence[StoreRequest]]) -> list[Any]:
+    """Perform the first batch, and while it waits for the lock all the others; replies or what was raised."""
+    outcomes: list[Any] = [None] * len(batches)
+
+    def perform(number: int) -> None:
+        try:
+            outcomes[number] = store.perform(batches[number])
+        except (AssertionError, KeyboardInterrupt) as error:
+            outcomes[number] = error
+
+    other.execute("BEGIN IMMEDIATE")
+    threads = [threading.Thread(target=perform, args=(number,)) for number in range(len(batches))]
+    threads[0].start()
+    eventually(lambda: store._leading)
+    for number, thread in enumerate(threads[1:], start=1):
+        thread.start()
+        eventually(lambda number=number: len(store._queue) == number)  # type: ignore[misc]
+    other.execute("ROLLBACK")
+    for thread in threads:
+        thread.join()
+    return outcomes
+
+
+def inserts(count: int, *, first: int = 0) -> list[list[StoreRequest]]:
+    return [[Insert(Key("many", str(first + number)), "x")] for number in range(count)]
+
+
+# --- groups -----------------------------------------------------------------------------------------
+
+
+def test_callers_who_wait_are_committed_together(store: SqliteStore, other: sqlite3.Connection) -> None:
+    statements = trace(store)
+    outcomes = together(store, other, inserts(9))
+    assert all(isinstance(replies[0], Stored) for replies in outcomes)
+    assert statements.count("COMMIT") == 2
+    assert len({replies[0].cas for replies in outcomes}) == 9
+
+
+def test_a_group_is_bounded_but_takes_every_batch_whole(
+    store: SqliteStore, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("casops.stores.sqlite.GROUP_REQUESTS", 3)
+    statements = trace(store)
+    large = [request for batch in inserts(5, first=100) for request in batch]
+    outcomes = together(store, other, [*inserts(4), large, *inserts(1, first=200)])
+    assert [len(replies) for replies in outcomes] == [1, 1, 1, 1, 5, 1]
+    assert all(isinstance(reply, Stored) for replies in outcomes for reply in replies)
+    assert statements.count("COMMIT") == 4  # 1, then 3, then 5 alone, then 1
+
+
+def test_the_bug_of_one_caller_is_not_that_of_the_others(store: SqliteStore, other: sqlite3.Connection) -> None:
+    cas = stored(store, Insert(DOC, "1"))
+    bug: list[StoreRequest] = [Insert(Key("a", "1"), "x"), Replace(DOC, cas, Body.STAGED), Insert(Key("a", "2"), "x")]
+    first, raised, last = together(store, other, [inserts(1)[0], bug, inserts(1, first=1)[0]])
+    assert isinstance(first[0], Stored)
+    assert isinstance(raised, AssertionError)
+    assert isinstance(last[0], Stored)
+    assert body(store) == "1"
+    assert [body(store, Key("a", "1")), body(store, Key("a", "2"))] == ["x", "x"]
+
+
+def test_an_unfit_text_does_not_disturb_its_group(store: SqliteStore, other: sqlite3.Connection) -> None:
+    unfit: list[StoreRequest] = [Insert(DOC, "\ud800"), Insert(DOC, "1")]
+    first, (refused, beside), last = together(store, other, [*inserts(1), unfit, *inserts(1, first=1)])
+    assert isinstance(refused, Refused)
+    assert isinstance(beside, Stored)
+    assert isinstance(first[0], Stored)
+    assert isinstance(last[0], Stored)
+
+
+def test_a_text_sqlite_itself_finds_too_large_is_refused_alone(store: SqliteStore) -> None:
+    connection_of(store).setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1000)
+    small, large, after = store.perform(
+        [Insert(DOC, "1"), Insert(Key("a", "1"), "x" * 2000), Insert(Key("a", "2"), "x")]
+    )
+    assert isinstance(small, Stored)
+    assert isinstance(large, Refused)
+    assert isinstance(after, Stored)
+    assert ask(store, Read(Key("a", "1"))) == Missing()
+
+
+def test_a_leader_that_is_interrupted_leaves_nothing_behind(path: Path) -> None:
+    broken = threading.Event()
+
+    def clock() -> float:
+        if broken.is_set():
+            broken.clear()
+            raise KeyboardInterrupt
+        return START
+
+    with closing(SqliteStore(path, clock=clock)) as store:
+        stored(store, Insert(DOC, "1"))
+        broken.set()
+        with pytest.raises(KeyboardInterrupt):
+            store.perform([Insert(Key("a", "1"), "x")])
+        assert ask(store, Read(Key("a", "1"))) == Missing()
+        stored(store, Insert(Key("a", "1"), "x"))
+
+
+def test_followers_of_an_interrupted_leader_get_unknown(path: Path) -> None:
+    broken = threading.Event()
+
+    def clock() -> float:
+        if broken.is_set():
+            broken.clear()
+            raise KeyboardInterrupt
+        return START
+
+    with (
+        closing(SqliteStore(path, clock=clock)) as store,
+        closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other,
+    ):
+        stored(store, Insert(DOC, "1"))
+        take = store._take_group
+
+        def take_group() -> Any:
+            group = take()
+            if len(group) == 3:
+                broken.set()
+            return group
+
+        store._take_group = take_group  # type: ignore[method-assign]
+        outcomes = together(store, other, inserts(4))
+        assert isinstance(outcomes[0][0], Stored)
+        raised = [outcome for outcome in outcomes if isinstance(outcome, KeyboardInterrupt)]
+        unknown = [outcome for outcome in outcomes if isinstance(outcome, list) and isinstance(outcome[0], Unknown)]
+        assert (len(raised), len(unknown)) == (1, 2)
+        assert body(store) == "1"
+
+
+# --- reading ------------------------------------------------------------------------------------------
+
+
+def test_reading_goes_on_while_another_program_writes(path: Path, store: SqliteStore) -> None:
+    stored(store, Insert(DOC, "1"))
+    with (
+        closing(SqliteStore(path, busy_timeout=0)) as reader,
+        closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other,
+    ):
+        statements = trace(reader)
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("UPDATE documents SET body = 'not committed'")
+        assert body(reader) == "1"
+        assert ask(reader, Scan()) == Page((), None)
+        refused = ask(reader, Insert(Key("a", "1"), "x"))
+        assert isinstance(refused, Refused)
+        assert "busy" in refused.why
+        assert body(reader) == "1"
+        other.execute("ROLLBACK")
+        stored(reader, Insert(Key("a", "1"), "x"))
+        assert statements.count("BEGIN IMMEDIATE") >= 2
+
+
+def test_a_group_that_only_reads_takes_no_lock_and_writes_nothing(path: Path, store: SqliteStore) -> None:
+    stored(store, Insert(DOC, "1"))
+    log = path.with_name("bank.db-wal")
+    before = log.read_bytes()
+    statements = trace(store)
+    store.perform([Read(DOC), Scan(), Read(Key("a", "b"))])
+    assert [word for word in statements if word.startswith(("BEGIN", "COMMIT"))] == ["BEGIN", "COMMIT"]
+    assert not any(word.startswith(("INSERT", "UPDATE", "DELETE")) for word in statements)
+    assert log.read_bytes() == before
+
+
+def test_writes_that_change_nothing_write_nothing(path: Path, store: SqliteStore) -> None:
+    stored(store, Insert(DOC, "1"))
+    log = path.with_name("bank.db-wal")
+    before = log.read_bytes()
+    assert ask(store, Insert(DOC, "2")) == Exists()
+    assert log.read_bytes() == before
+
+
+# --- no blind write -----------------------------------------------------------------------------------
+
+
+def test_every_update_and_delete_names_the_cas_or_the_time(path: Path) -> None:
+    clock: list[float] = [START]
+    with closing(SqliteStore(path, tombstones=10, clock=lambda: clock[0])) as store:
+        statements = trace(store)
+        cas = stored(store, Insert(DOC, "1"))
+        cas = stored(store, Replace(DOC, cas, "2", Stage("m", "s")))
+        stored(store, Remove(DOC, cas))
+        record = stored(store, Insert(Key(RESULTS, "1"), "1"))
+        stored(store, Remove(Key(RESULTS, "1"), record))
+        clock[0] += 10
+        stored(store, Insert(Key("a", "1"), "1"))
+    writes = [statement for statement in statements if statement.startswith(("UPDATE", "DELETE"))]
+    purges = [statement for statement in writes if "WHERE purge <= 10000" in statement]
+    by_cas = [statement for statement in writes if "cas = " in statement.partition("WHERE")[2]]
+    assert len(purges) >= 1
+    assert len(by_cas) >= 7  # two changes, a removal, and the ledger of each group
+    assert sorted(purges + by_cas) == sorted(writes)
+
+
+# --- time and counters are in the file -----------------------------------------------------------------
+
+
+def test_the_cas_goes_on_after_reopening(path: Path) -> None:
+    seen: list[int] = []
+    for _ in range(3):
+        with closing(SqliteStore(path)) as store:
+            seen.append(stored(store, Insert(Key(RESULTS, "1"), "x")))
+            seen.append(stored(store, Remove(Key(RESULTS, "1"), seen[-1])))
+    assert seen == sorted(set(seen))
+
+
+def test_what_one_process_saw_expired_is_expired_for_all_whatever_their_clocks(path: Path) -> None:
+    with (
+        closing(SqliteStore(path, clock=lambda: START)) as slow,
+        closing(SqliteStore(path, clock=lambda: START + 100)) as fast,
+    ):
+        live = stored(slow, Insert(DOC, "1", ttl=10))
+        stored(slow, Insert(Key(INTENTIONS, "1"), "x", ttl=10))
+        assert isinstance(ask(slow, Read(Key(INTENTIONS, "1"))), Version)
+        assert body(slow) == "1"
+        gone = ask(fast, Read(DOC))
+        assert isinstance(gone, Version)
+        assert (gone.body, gone.cas == live) == (None, False)
+        assert ask(slow, Read(DOC)) == gone
+        assert ask(slow, Scan()) == Page((), None)
+        assert not isinstance(ask(slow, Replace(DOC, live, "late")), Stored)
+    with closing(SqliteStore(path, clock=lambda: START)) as later:
+        assert ask(later, Read(DOC)) == gone
+
+
+def test_a_scan_moves_the_time_on_as_a_read_does(path: Path) -> None:
+    with (
+        closing(SqliteStore(path, clock=lambda: START)) as slow,
+        closing(SqliteStore(path, clock=lambda: START + 100)) as fast,
+    ):
+        stored(slow, Insert(Key(INTENTIONS, "1"), "x", ttl=10))
+        assert ask(fast, Scan()) == Page((), None)
+        assert ask(slow, Read(Key(INTENTIONS, "1"))) == Missing()
+
+
+def test_what_is_forgotten_is_deleted_in_bites(path: Path) -> None:
+    clock: list[float] = [START]
+    with closing(SqliteStore(path, clock=lambda: clock[0])) as store:
+        store.perform([Insert(Key(RESULTS, str(number)), "x", ttl=10) for number in range(50)])
+        stored(store, Insert(DOC, "kept"))
+        clock[0] += 10
+        counts: list[int] = []
+        for number in range(30):
+            stored(store, Insert(Key("a", str(number)), "x"))
+            sql = "SELECT count(*) FROM documents WHERE purge IS NOT NULL"
+            counts.append(connection_of(store).execute(sql).fetchone()[0])
+        assert counts[:3] == [48, 46, 44]
+        assert counts[-1] == 0
+        assert body(store) == "kept"
+
+
+# --- the log ---------------------------------------------------------------------------------------------
+
+
+def test_the_log_is_copied_into_the_database_now_and_then(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("casops.stores.sqlite.CHECKPOINT_EVERY", 20)
+    with closing(SqliteStore(path)) as store, closing(SqliteStore(path)):
+        for number in range(500):
+            stored(store, Insert(Key("a", str(number)), "x" * 1000))
+        # Every commit appends some 4 pages; without checkpoints there would be about 2,000.
+        assert path.with_name("bank.db-wal").stat().st_size < 200 * 4096
+
+
+def test_nobody_can_write_during_a_checkpoint(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int | None] = []
+
+    def look(name: str) -> sqlite3.Connection:
+        with closing(connect(name)) as rival, pytest.raises(sqlite3.OperationalError) as error:
+            rival.execute("BEGIN IMMEDIATE")
+        seen.append(error.value.sqlite_errorcode)
+        return connect(name)
+
+    monkeypatch.setattr("casops.stores.sqlite.connect", look)
+    with closing(SqliteStore(path)) as store:
+        stored(store, Insert(DOC, "1"))
+        assert seen == [sqlite3.SQLITE_BUSY]
+        stored(store, Insert(Key("a", "1"), "1"))
+
+
+def test_a_checkpoint_that_fails_costs_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: str) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("no")
+
+    monkeypatch.setattr("casops.stores.sqlite.connect", fail)
+    with closing(SqliteStore(path)) as store:
+        stored(store, Insert(DOC, "1"))
+        assert "could not be copied" in caplog.text
+        assert body(store) == "1"
+        stored(store, Insert(Key("a", "1"), "1"))
+
+
+# --- errors -----------------------------------------------------------------------------------------------
+
+
+class Failing:
+    """A connection of which one statement fails, before or after SQLite has carried it out."""
+
+    def __init__(self, connection: sqlite3.Connection, statement: str, code: int, *, done: bool) -> None:
+        self._connection, self._statement, self._code, self._done = connection, statement, code, done
+
+    def execute(self, sql: str, *arguments: Any) -> Any:
+        if sql.startswith(self._statement):
+            if self._done:
+                self._connection.execute(sql, *arguments)
+            error = sqlite3.OperationalError("seeded")
+            error.sqlite_errorcode, error.sqlite_errorname = self._code, "SEEDED"
+            raise error
+        return self._connection.execute(sql, *arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+@pytest.mark.parametrize(
+    ("statement", "code", "done", "expected", "why"),
+    [
+        ("BEGIN", sqlite3.SQLITE_CANTOPEN, False, Refused, "cannot be opened"),
+        ("SELECT cas, body", sqlite3.SQLITE_IOERR_READ, False, Refused, "did not read or write"),
+        ("INSERT", sqlite3.SQLITE_FULL, False, Refused, "the disk is full"),
+        ("INSERT", sqlite3.SQLITE_IOERR_WRITE, False, Refused, "did not read or write"),
+        ("INSERT", sqlite3.SQLITE_CORRUPT, False, Refused, "damaged"),
+        ("UPDATE meta", sqlite3.SQLITE_NOMEM, False, Refused, "no memory"),
+        ("UPDATE meta", sqlite3.SQLITE_ERROR, False, Refused, "SQLite failed with seeded"),
+        ("COMMIT", sqlite3.SQLITE_FULL, False, Refused, "the disk is full"),
+        ("COMMIT", sqlite3.SQLITE_BUSY, False, Refused, "busy"),
+        ("COMMIT", sqlite3.SQLITE_IOERR_WRITE, False, Unknown, "did not read or write"),
+        ("COMMIT", sqlite3.SQLITE_IOERR_FSYNC, False, Unknown, "did not read or write"),
+        ("COMMIT", sqlite3.SQLITE_IOERR_FSYNC, True, Unknown, "did not read or write"),
+        ("COMMIT", sqlite3.SQLITE_ERROR, True, Unknown, "SQLite failed with"),
+    ],
+)
+def test_an_error_is_refused_or_unknown_and_the_store_goes_on(
+    path: Path, store: SqliteStore, statement: str, code: int, done: bool, expected: type[Reply], why: str
+) -> None:
+    kept = stored(store, Insert(DOC, "1"))
+    seeded: Any = Failing(connection_of(store), statement, code, done=done)
+    store._connection = seeded
+    replies = store.perform([Insert(Key("a", "1"), "x"), Replace(DOC, kept + 2, "x"), Read(DOC)])
+    assert [type(reply) for reply in replies] == [expected] * 3  # all rest on what the transaction saw
+    for reply in replies:
+        assert isinstance(reply, Refused | Unknown)
+        assert why in reply.why
+        assert str(path) in reply.why
+    assert isinstance(ask(store, Read(Key("a", "1"))), Version if done else Missing)
+    assert body(store) == "1"
+    stored(store, Replace(DOC, kept, "2"))
+    with closing(SqliteStore(path)) as again:
+        assert body(again) == "2"
+
+
+def test_an_error_of_commit_after_mere_reading_is_no_doubt(store: SqliteStore) -> None:
+    seeded: Any = Failing(connection_of(store), "COMMIT", sqlite3.SQLITE_IOERR, done=False)
+    store._connection = seeded
+    assert isinstance(ask(store, Read(DOC)), Refused)
+    assert ask(store, Read(DOC)) == Missing()
+
+
+def test_a_full_database_refuses_the_whole_group_and_keeps_what_it_has(path: Path, store: SqliteStore) -> None:
+    stored(store, Insert(DOC, "1"))
+    (pages,) = connection_of(store).execute("PRAGMA page_count").fetchone()
+    connection_of(store).execute(f"PRAGMA max_page_count = {pages + 5}")
+    refused = store.perform([Insert(Key("a", str(number)), "x" * 10_000) for number in range(10)])
+    assert all(isinstance(reply, Refused) for reply in refused)
+    assert isinstance(refused[0], Refused)
+    assert f"the disk is full: {path}" in refused[0].why
+    for number in range(10):
+        assert ask(store, Read(Key("a", str(number)))) == Missing()
+    assert body(store) == "1"
+    stored(store, Insert(Key("a", "1"), "x"))  # the connection is a new one, without that limit
+    assert connection_of(store).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.parametrize("doing", ["moved", "removed", "replaced"])
+def test_a_file_that_is_gone_takes_no_more_writes(path: Path, store: SqliteStore, doing: str) -> None:
+    stored(store, Insert(DOC, "1"))
+    away = path.with_name("away.db")
+    if doing == "removed":
+        path.unlink()
+    else:
+        path.rename(away)
+    if doing == "replaced":
+        path.touch()
+    for request in (Insert(Key("a", "1"), "x"), Read(DOC)):
+        refused = ask(store, request)
+        assert isinstance(refused, Refused)
+        assert "moved, removed or replaced" in refused.why
+    if doing == "moved":
+        away.rename(path)
+        assert body(store) == "1"
+        stored(store, Insert(Key("a", "1"), "x"))
+
+
+def test_a_format_that_became_newer_is_not_written(store: SqliteStore, other: sqlite3.Connection) -> None:
+    stored(store, Insert(DOC, "1"))
+    other.execute("UPDATE meta SET schema = 2")
+    refused = ask(store, Insert(Key("a", "1"), "x"))
+    assert isinstance(refused, Refused)
+    assert "newer casops" in refused.why
+
+
+def test_closing(path: Path) -> None:
+    store = SqliteStore(path)
+    stored(store, Insert(DOC, "1"))
+    store.close()
+    store.close()
+    with pytest.raises(UsageError, match="closed"):
+        store.perform([Read(DOC)])
+    assert [file.name for file in path.parent.iterdir()] == ["bank.db"]
+
+
+async def test_closing_the_async_front(path: Path) -> None:
+    front = AsyncSqliteStore(SqliteStore(path))
+    await front.perform([Insert(DOC, "1")])
+    await front.close()
+    with pytest.raises(UsageError, match="closed"):
+        await front.perform([Read(DOC)])
+
+
+async def test_cancelling_does_not_stop_the_write(path: Path) -> None:
+    front = AsyncSqliteStore(SqliteStore(path))
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        task = asyncio.create_task(front.perform([Insert(DOC, "1")]))
+        while not front.store._leading:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        other.execute("ROLLBACK")
+    await front.close()
+    with closing(SqliteStore(path)) as store:
+        assert body(store) == "1"
+
+
+async def test_many_tasks_add_one_by_cas(path: Path) -> None:
+    front = AsyncSqliteStore(SqliteStore(path))
+    await front.perform([Insert(DOC, "0")])
+
+    async def add() -> None:
+        while True:
+            (version,) = await front.perform([Read(DOC)])
+            assert isinstance(version, Version)
+            assert version.body is not None
+            (reply,) = await front.perform([Replace(DOC, version.cas, str(int(version.body) + 1))])
+            if isinstance(reply, Stored):
+                return
+
+    await asyncio.gather(*(add() for _ in range(40)))
+    (version,) = await front.perform([Read(DOC)])
+    assert isinstance(version, Version)
+    assert version.body == "40"
+    await front.close()
+
+
+# --- other processes ---------------------------------------------------------------------------------------
+
+
+def start(program: str, *arguments: object, output: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", textwrap.dedent(program), *map(str, arguments)],
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+
+
+def run(program: str, *arguments: object) -> list[str]:
+    """The lines that a Python of its own prints."""
+    process = start(program, *arguments)
+    printed, complained = process.communicate(timeout=60)
+    assert process.returncode == 0, complained
+    return printed.splitlines()
+
+
+ADD = """
+    import sys
+    from casops.messages import *
+    from casops.stores.sqlite import SqliteStore
+    store, doc = SqliteStore(sys.argv[1], busy_timeout=60), Key("accounts", "alice")
+    done = 0
+    while done < int(sys.argv[2]):
+        (version,) = store.perform([Read(doc)])
+        (reply,) = store.perform([Replace(doc, version.cas, str(int(version.body) + 1))])
+        if isinstance(reply, Stored):
+            done += 1
+            print(done)
+        else:
+            assert isinstance(reply, Mismatch), reply
+    store.close()
+"""
+
+
+def test_processes_add_one_by_cas_and_one_is_killed(path: Path, store: SqliteStore, tmp_path: Path) -> None:
+    stored(store, Insert(DOC, "0"))
+    notes = tmp_path / "notes"
+    with notes.open("w") as file:
+        victim = start(ADD, path, 1_000_000, output=file.fileno())
+    workers = [start(ADD, path, 60) for _ in range(3)]
+    eventually(lambda: notes.read_text().count("\n") >= 20)
+    victim.send_signal(signal.SIGKILL)
+    complaints = [worker.communicate(timeout=60)[1] for worker in (*workers, victim)]
+    assert [worker.returncode for worker in (*workers, victim)] == [0, 0, 0, -signal.SIGKILL], complaints
+    acknowledged = 3 * 60 + notes.read_text().count("\n")
+    final = body(store)
+    assert final is not None
+    # What was acknowledged is there; the one killed may have had one more under way.
+    assert int(final) - acknowledged in (0, 1)
+    stored(store, Insert(Key("a", "1"), "x"))  # nor does its lock stay
+    assert connection_of(store).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_an_acknowledged_write_survives_a_kill(path: Path) -> None:
+    process = start(
+        """
+        import os, signal, sys
+        from casops.messages import *
+        from casops.stores.sqlite import SqliteStore
+        print(SqliteStore(sys.argv[1]).perform([Insert(Key("accounts", "alice"), "1")])[0].cas)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        path,
+    )
+    printed, _ = process.communicate(timeout=60)
+    with closing(SqliteStore(path)) as store:
+        assert ask(store, Read(DOC)) == Version(int(printed), "1")
+
+
+def test_processes_that_open_a_new_file_at_once_agree_on_it(path: Path) -> None:
+    program = """
+        import sys
+        from casops.messages import *
+        from casops.stores.sqlite import SqliteStore
+        sys.stdin.read()
+        store = SqliteStore(sys.argv[1], busy_timeout=60)
+        print(store.perform([Insert(Key("accounts", sys.argv[2]), "1")])[0].cas)
+        store.close()
+    """
+    processes = [start(program, path, number) for number in range(4)]
+    printed = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, printed
+    assert sorted(int(out) for out, _ in printed) == [2, 4, 6, 8]
+
+
+FILL = """
+    import resource, sys
+    from casops.messages import *
+    from casops.stores.sqlite import SqliteStore
+    store = SqliteStore(sys.argv[1])
+    stored = [Key("before", str(n)) for n in range(20)]
+    assert all(isinstance(r, Stored) for r in store.perform([Insert(key, "x" * 1000) for key in stored]))
+    # Python ignores SIGXFSZ, so a write beyond the limit is an error (EFBIG), short of it comes up short.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+    kinds = {}
+    for n in range(400):
+        key = Key("during", str(n))
+        (reply,) = store.perform([Insert(key, "x" * 1000)])
+        kinds[type(reply)] = getattr(reply, "why", "")
+        if isinstance(reply, Stored):
+            stored.append(key)
+        elif isinstance(reply, Refused):
+            assert store.perform([Read(key)]) == [Missing()], reply
+    assert set(kinds) <= {Stored, Refused, Unknown}, kinds
+    assert len(kinds) > 1, kinds
+    assert all(sys.argv[1] in why for why in kinds.values() if why), kinds
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert isinstance(store.perform([Insert(Key("after", "1"), "x")])[0], Stored)
+    assert all(isinstance(r, Version) for r in store.perform([Read(key) for key in stored]))
+    store.close()
+    store = SqliteStore(sys.argv[1])
+    assert all(isinstance(r, Version) for r in store.perform([Read(key) for key in stored]))
+    print(store._connection.execute("PRAGMA integrity_check").fetchone()[0])
+    store.close()
+"""
+
+
+@pytest.mark.parametrize("limit", [150_000, 152_345])
+def test_a_limit_on_the_size_of_files_loses_nothing(path: Path, limit: int) -> None:
+    assert run(FILL, path, limit) == ["ok"]
+
+
+@FORKS
+def test_a_store_is_not_carried_across_a_fork(path: Path) -> None:
+    printed = run(
+        """
+        import asyncio, os, sys
+        from casops.errors import UsageError
+        from casops.messages import *
+        from casops.stores.sqlite import AsyncSqliteStore, SqliteStore
+        store = SqliteStore(sys.argv[1])
+        front = AsyncSqliteStore(store)
+        doc = Key("accounts", "alice")
+        store.perform([Insert(doc, "1")])
+        if os.fork() == 0:
+            for ask in (
+                lambda: store.perform([Read(doc)]),
+                lambda: asyncio.run(front.perform([Read(doc)])),
+                lambda: SqliteStore(sys.argv[1]),  # SQLite would think it has the parent's locks
+            ):
+                try:
+                    ask()
+                except UsageError as error:
+                    print(error)
+            store.close()
+            elsewhere = SqliteStore(sys.argv[1] + "2")
+            print(elsewhere.perform([Insert(doc, "2")]))
+            elsewhere.close()
+            sys.stdout.flush()
+            os._exit(0)
+        os.wait()
+        print(store.perform([Read(doc)])[0].body)
+        asyncio.run(front.close())
+        if os.fork() == 0:
+            store = SqliteStore(sys.argv[1])
+            print(store.perform([Read(doc)])[0].body)
+            store.close()
+            sys.stdout.flush()
+            os._exit(0)
+        os.wait()
+        """,
+        path,
+    )
+    assert len(printed) == 6
+    assert all("opened before a fork; close it before forking" in line for line in printed[:2])
+    assert "was open when the process was forked; close it before forking" in printed[2]
+    assert printed[3:] == ["[Stored(cas=2)]", "1", "1"]
