@@ -69,6 +69,7 @@ class Record(_Stored):
     state: State
     attempt: str | None = None
     participants: tuple[Participant, ...] = ()
+    loose: tuple[Key, ...] = ()  # documents that may still carry void stages of earlier attempts
     result: Any = None
     refusal: Refusal | None = None
     attempts: int = 0

@@ -250,6 +250,8 @@ class Execution:
             for key in wanted:
                 document = yield from resolve(self.environment, self.asker, key, self.found.pop(key))
                 documents[key] = document
+                if document.carries_own:
+                    self.staged.setdefault(key, None)  # whatever comes of this call, it is to be dropped
                 if document.own is not None:
                     self._adopt(document.own)
                     if not self._free():
@@ -384,6 +386,7 @@ class Execution:
             state=state,
             attempt=attempt,
             participants=participants,
+            loose=before.loose if before else (),
             result=result,
             refusal=refusal,
             attempts=(before.attempts if before else 0) + 1,

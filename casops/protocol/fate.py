@@ -26,6 +26,7 @@ from casops.errors import Expired
 from casops.messages import Body as BodyOf
 from casops.messages import Insert, Key, Missing, Replace, Steps, Stored, StoreRequest
 from casops.protocol.environment import Environment, Found, Watch
+from casops.protocol.limits import MAX_DOCUMENTS
 from casops.records import Participant, Record, decode_record, encode, result_key, stage_of
 
 
@@ -131,6 +132,7 @@ def decide(environment: Environment, suspect: Suspect, patience: float) -> Steps
                 operation=suspect.operation,
                 fingerprint=suspect.fingerprint,
                 state="open",
+                loose=suspect.participants,
                 history=(environment.event("voided before it was proposed", suspect.attempt),),
             )
             if (cas := (yield from _move(environment, record_key, None, opened))) is not None:
@@ -174,7 +176,10 @@ def decide(environment: Environment, suspect: Suspect, patience: float) -> Steps
 def as_open(environment: Environment, record: Record, why: str) -> Record:
     """The void marker after a proposal that can no longer be committed."""
     event = environment.event(why, record.attempt)
-    return record.becoming(event, state="open", attempt=None, participants=(), result=None)
+    loose = dict.fromkeys((*record.loose, *(each.key for each in record.participants)))
+    return record.becoming(
+        event, state="open", attempt=None, participants=(), loose=tuple(loose)[:MAX_DOCUMENTS], result=None
+    )
 
 
 def record_write(environment: Environment, key: Key, cas: int | None, record: Record) -> StoreRequest:

@@ -28,6 +28,7 @@ class Document:
     found: Found
     value: Value
     built_on: bool = False  # the value is that of a committed stage which is still to be moved in
+    carries_own: bool = False  # a void stage of the asking operation
     own: Standing | None = None  # R of the asking operation, if deciding the stage moved it
 
     @property
@@ -60,7 +61,7 @@ def resolve(environment: Environment, asker: Asker, key: Key, found: Found) -> S
     if meta is None or found.stage is None:
         return Document(found, Value(found.body, found.expires))
     own = meta.operation_id == asker.operation_id
-    before = Document(found, Value(found.body, meta.expires))
+    before = Document(found, Value(found.body, meta.expires), carries_own=own)
     if own and meta.attempt in asker.dead:
         return before
     suspect = Suspect(
@@ -78,7 +79,7 @@ def resolve(environment: Environment, asker: Asker, key: Key, found: Found) -> S
     # A stage of one's own operation is no exception; and one proposes from exactly what this left behind.
     standing = fate.standing if own else None
     if not fate.committed:
-        return Document(found, before.value, own=standing)
+        return Document(found, before.value, carries_own=own, own=standing)
     value = Value(found.stage.body, meta.expires)
     if (found.body is None) == (value.body is None):
         return Document(found, value, built_on=value.body is not None, own=standing)

@@ -66,7 +66,7 @@ def _notice(environment: Environment, ended: Ended) -> Steps[Standing]:
 
 def _settle_documents(environment: Environment, ended: Ended, record: Record) -> Steps[None]:
     """Until no document carries a stage of this operation, as far as this worker knows them."""
-    keys = {each.key for each in record.participants} | set(ended.staged)
+    keys = {each.key for each in record.participants} | set(record.loose) | set(ended.staged)
     # What this worker has staged itself it need not read; should it have moved, CAS tells.
     found: dict[Key, Found] = {key: each for key, each in ended.staged.items() if each is not None}
     for _ in range(MAX_SETTLE_ROUNDS):

@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeAlias
 
-from casops.messages import RESULTS, Key, Version
+from casops.messages import RESERVED, RESULTS, Key, Version
 
 # What an operation does to documents, by document name; None: absent.  It changes its argument and
 # gives its answer.
@@ -50,24 +51,36 @@ class Committed:
     noticed: bool = field(compare=False)  # R(i) says so; otherwise it is proposed and has landed everywhere
 
 
-def committed_in(versions: Mapping[Key, Version]) -> dict[str, Committed]:
-    """Which attempts are committed, declined or cancelled in this state of a store."""
-    found: dict[str, Committed] = {}
-    for key, version in versions.items():
-        if key.collection != RESULTS:
-            continue
-        record = json.loads(version.body or "null")
-        state, attempt = record["state"], str(record.get("attempt"))
-        if state == "committed" or (state == "proposed" and _landed(versions, key.id, record)):
-            found[key.id] = Committed(attempt, ["applied", record["result"]], state == "committed")
-        elif state == "declined":
-            found[key.id] = Committed(attempt, ["declined", record["refusal"]["code"]], True)
-        elif state == "cancelled":
-            found[key.id] = Committed(attempt, ["cancelled"], True)
-    return found
+Versions: TypeAlias = Mapping[Key, Version]
 
 
-def _landed(versions: Mapping[Key, Version], operation_id: str, record: Any) -> bool:
+@lru_cache(maxsize=4096)
+def parsed(text: str) -> Any:
+    """Stored JSON.  Shared: not to be changed."""
+    return json.loads(text)
+
+
+def committed_in(versions: Versions) -> dict[str, Committed]:
+    """Which operations have ended in this state of a store, and how."""
+    found = {key.id: ended_in(versions, key.id) for key in versions if key.collection == RESULTS}
+    return {operation_id: ended for operation_id, ended in found.items() if ended is not None}
+
+
+def ended_in(versions: Versions, operation_id: str) -> Committed | None:
+    """How one operation has ended in this state of a store, if it has."""
+    version = versions.get(Key(RESULTS, operation_id))
+    if version is None or version.body is None:
+        return None
+    record = parsed(version.body)
+    state, attempt = record["state"], str(record.get("attempt"))
+    if state == "committed" or (state == "proposed" and _landed(versions, operation_id, record)):
+        return Committed(attempt, ["applied", record["result"]], state == "committed")
+    if state == "declined":
+        return Committed(attempt, ["declined", record["refusal"]["code"]], True)
+    return Committed(attempt, ["cancelled"], True) if state == "cancelled" else None
+
+
+def _landed(versions: Versions, operation_id: str, record: Any) -> bool:
     return all(
         stage_in(versions.get(Key(collection, id))) == (operation_id, record["attempt"])
         for collection, id, _ in record["participants"]
@@ -78,35 +91,64 @@ def stage_in(version: Version | None) -> tuple[str, str] | None:
     """Whose stage this is: operation id and attempt id."""
     if version is None or version.stage is None:
         return None
-    meta = json.loads(version.stage.meta)
+    meta = parsed(version.stage.meta)
     return meta["operation_id"], meta["attempt"]
 
 
-def check_step(before: Mapping[Key, Version], after: Mapping[Key, Version]) -> None:
-    """One write happened.  Raises Violation if it undid an operation or showed an uncommitted value."""
-    was, now = committed_in(before), committed_in(after)
-    for operation_id, ended in was.items():
-        if now.get(operation_id) != ended:
-            raise Violation(
-                f"{operation_id} had ended ({ended.answer}) and is undone or changed: {now.get(operation_id)}"
-            )
-    for key in before.keys() | after.keys():
-        if key.collection.startswith("_casops."):
-            continue
-        old, new = before.get(key), after.get(key)
-        if (old and old.body) == (new and new.body):
-            continue
-        owner = stage_in(old)
-        ended_by = was.get(owner[0]) if owner else None
-        if owner is None or ended_by is None or ended_by.attempt != owner[1] or not ended_by.noticed:
-            raise Violation(
-                f"{key} changed for ordinary readers, but no committed attempt had staged it: {old} -> {new}"
-            )
-        if (new.body if new else None) != (old.stage.body if old and old.stage else None):
-            raise Violation(f"{key} did not become what was staged: {old} -> {new}")
+class Watcher:
+    """Follows a store write by write.
+
+    `wrote` raises Violation if a write undid an ended operation or showed ordinary readers a value
+    that was not committed.
+    """
+
+    def __init__(self, versions: Versions) -> None:
+        self.versions = dict(versions)
+        self.ended = committed_in(self.versions)
+
+    def wrote(self, key: Key, after: Version | None) -> None:
+        """`key` was written and is now `after`."""
+        before = self.versions.get(key)
+        concerned = {owner[0] for owner in (stage_in(before), stage_in(after)) if owner is not None}
+        if key.collection == RESULTS:
+            concerned = {key.id}
+        elif key.collection.startswith(RESERVED):
+            concerned = set()
+        else:
+            self._check_body(key, before, after)
+        if after is None:
+            self.versions.pop(key, None)
+        else:
+            self.versions[key] = after
+        for operation_id in concerned:
+            # A record that was forgotten in time may come back as a void marker only.
+            gone = Key(RESULTS, operation_id) not in self.versions
+            self._check_ended(operation_id, forgotten=gone or (key.collection == RESULTS and before is None))
+
+    def forgotten(self, key: Key) -> None:
+        """`key` ceased to be by itself, because its time was over."""
+        self.versions.pop(key, None)
+
+    def _check_ended(self, operation_id: str, *, forgotten: bool) -> None:
+        was, now = self.ended.get(operation_id), ended_in(self.versions, operation_id)
+        if was is not None and now != was and not (forgotten and now is None):
+            record = self.versions.get(Key(RESULTS, operation_id))
+            raise Violation(f"{operation_id} had ended {was} and is undone or changed: {record}")
+        if now is not None:
+            self.ended[operation_id] = now
+
+    def _check_body(self, key: Key, before: Version | None, after: Version | None) -> None:
+        if (before and before.body) == (after and after.body):
+            return
+        owner = stage_in(before)
+        ended = self.ended.get(owner[0]) if owner else None
+        if owner is None or ended is None or ended.attempt != owner[1] or not ended.noticed:
+            raise Violation(f"{key} showed readers what no committed attempt had staged: {before} -> {after}")
+        if (after.body if after else None) != (before.stage.body if before and before.stage else None):
+            raise Violation(f"{key} did not become what was staged: {before} -> {after}")
 
 
-def check_put_away(versions: Mapping[Key, Version]) -> None:
+def check_put_away(versions: Versions) -> None:
     """After everything was finished and settled.  Raises Violation if a committed stage is left."""
     ended = committed_in(versions)
     for key, version in versions.items():

@@ -26,16 +26,12 @@ from casops.documents import dump
 from casops.messages import (
     Batch,
     Clock,
-    Exists,
     FreshId,
     Insert,
     Key,
-    Mismatch,
-    Missing,
     Pause,
     Read,
     ReadClock,
-    Replace,
     Reply,
     Scan,
     Stored,
@@ -49,15 +45,16 @@ from casops.stores.memory import MemoryStore
 from casops.testing.checkers import (
     Heard,
     Violation,
+    Watcher,
     check_put_away,
     check_serial,
-    check_step,
     committed_in,
 )
 from casops.testing.programs import (
     Asks,
     Hears,
     MakeProgram,
+    Program,
     Purse,
     engine_for,
     model_of,
@@ -65,6 +62,7 @@ from casops.testing.programs import (
     runs,
     sweeps,
 )
+from casops.testing.telling import tell_reply, tell_request
 
 T = TypeVar("T", bound=Hashable)
 
@@ -118,7 +116,7 @@ class State(NamedTuple):
 class Node:
     """A worker that got exactly these replies."""
 
-    __slots__ = ("batch", "children", "error", "events", "number", "path", "worker")
+    __slots__ = ("batch", "children", "error", "events", "ids", "number", "path", "program", "worker")
 
     def __init__(self, number: int, worker: int, path: tuple[tuple[Reply, ...], ...]) -> None:
         self.number = number
@@ -128,6 +126,8 @@ class Node:
         self.events: list[Asks | Hears] = []  # since the last batch
         self.children: dict[tuple[int, ...], int] = {}
         self.error: Exception | None = None
+        self.ids = 0  # fresh ids it was given
+        self.program: Program | None = None  # waiting for the replies to `batch`
 
 
 class Interned:
@@ -212,39 +212,49 @@ class Explorer:
     def _store(self, store: MemoryStore) -> int:
         return self._stores.number(store, store.state())
 
-    def _node(self, worker: int, path: tuple[tuple[Reply, ...], ...]) -> Node:
-        """The worker that got these replies, run from its beginning."""
+    def _node(self, worker: int, path: tuple[tuple[Reply, ...], ...], parent: Node | None = None) -> Node:
+        """The worker that got these replies.
+
+        Run from its beginning, or a step further from its parent, if that one's generator was not used yet
+        (a generator can be resumed once, and cannot be copied).
+        """
         node = Node(len(self._nodes), worker, path)
         self._nodes.append(node)
-        engine = engine_for(f"w{worker + 1}", self.case.options)
-        program = self.case.workers[worker](engine)
-        answers = iter(path)
-        ids = 0
-        reply: Any = None
+        if parent is not None and parent.program is not None:
+            program, node.ids, parent.program = parent.program, parent.ids, None
+            self._resume(node, program, list(path[-1]))
+            return node
+        program = self.case.workers[worker](engine_for(f"w{worker + 1}", self.case.options))
+        self._resume(node, program, None)
+        for replies in path:
+            node.events.clear()
+            self._resume(node, program, list(replies))
+        return node
+
+    def _resume(self, node: Node, program: Program, reply: Any) -> None:
+        """Up to its next batch, or its end."""
+        node.batch, node.program = None, None
         while True:
             try:
                 request = program.send(reply)
             except StopIteration:
-                return node
+                return
             except Exception as error:  # noqa: BLE001 - whatever a worker ends with is looked at by the checks
                 node.error = error
-                return node
+                return
             if isinstance(request, tuple):
                 batch: Batch = request
-                got = next(answers, None)
-                if got is None:
-                    node.batch = tuple(self._requests.number(each) for each in batch)
-                    return node
-                node.events.clear()
-                reply = list(got)
-            elif isinstance(request, Asks | Hears):
+                node.batch = tuple(self._requests.number(each) for each in batch)
+                node.program = program
+                return
+            if isinstance(request, Asks | Hears):
                 node.events.append(request)
                 reply = None
             elif isinstance(request, ReadClock):
                 reply = Clock(0.0, WALL)
             elif isinstance(request, FreshId):
-                ids += 1
-                reply = f"w{worker + 1}-{ids}"
+                node.ids += 1
+                reply = f"w{node.worker + 1}-{node.ids}"
             else:
                 assert isinstance(request, Pause)
                 reply = None
@@ -258,7 +268,9 @@ class Explorer:
             reply = after.perform_one(self._requests.things[request])
             after_number = self._store(after) if isinstance(reply, Stored) else store
             if after_number != store:
-                check_step(versions_of(before), versions_of(after))
+                watcher = Watcher(before.versions())
+                key = self._requests.things[request].key
+                watcher.wrote(key, after.versions().get(key))
             known = self._effects[store, request] = (after_number, self._replies.number(reply))
         return known
 
@@ -322,7 +334,7 @@ class Explorer:
             child = node.children.get(replies)
             if child is None:
                 told = tuple(self._replies.things[each] for each in replies)
-                child = node.children[replies] = self._node(index, (*node.path, told)).number
+                child = node.children[replies] = self._node(index, (*node.path, told), node).number
             state = self._note(state, index, self._nodes[child])
             after = self._waiting(self._nodes[child])
         return state._replace(workers=(*state.workers[:index], after, *state.workers[index + 1 :]))
@@ -391,13 +403,12 @@ class Explorer:
             if answers[operation_id][0] == "error":
                 raise Violation(f"a fresh worker cannot finish {operation_id}: {answers[operation_id]}")
         finish(sweeps(), world, "fresh-sweeper", self.case.options)
-        before = versions_of(world)
+        before = world.versions()
         check_put_away(before)
         purses = purses_in(before)
         for request in late:
             world.perform_one(self._requests.things[request])
-        after = versions_of(world)
-        check_step(before, after)
+        after = world.versions()
         if purses_in(after) != purses or committed_in(after) != committed_in(before):
             raise Violation("a write that landed after everything was finished changed something")
         self._epilogues[store, late] = answers, purses
@@ -475,11 +486,6 @@ def finish(make: MakeProgram, store: MemoryStore, name: str, options: Options) -
             reply = None
 
 
-def versions_of(store: MemoryStore) -> dict[Key, Version]:
-    """Everything a store shows."""
-    return store.versions()
-
-
 def purses_in(versions: Mapping[Key, Version]) -> dict[str, Any]:
     """What an ordinary reader sees."""
     import json
@@ -489,42 +495,3 @@ def purses_in(versions: Mapping[Key, Version]) -> dict[str, Any]:
         for key, version in versions.items()
         if key.collection == Purse.document_collection and version.body is not None
     }
-
-
-def tell_request(request: StoreRequest) -> str:
-    """A request in a few words."""
-    if isinstance(request, Scan):
-        return "scan intentions"
-    key = f"{request.key.collection.removeprefix('_casops.')}/{request.key.id}"
-    if isinstance(request, Read):
-        return f"read {key}"
-    at = "" if isinstance(request, Insert) else f" at {request.cas}"
-    what = ""
-    if isinstance(request, Insert | Replace):
-        import json
-
-        if isinstance(request.body, str) and request.key.collection.startswith("_casops."):
-            record = json.loads(request.body)
-            what = f" {record.get('state', 'declared')} {record.get('attempt') or ''}".rstrip()
-        elif request.stage is not None:
-            what = f" stage {json.loads(request.stage.meta)['attempt']} = {request.stage.body}"
-        else:
-            what = f" {getattr(request.body, 'value', request.body)}"
-    return f"{type(request).__name__.lower()} {key}{at}{what}"
-
-
-def tell_reply(reply: Reply) -> str:
-    """A reply in a few words."""
-    import json
-
-    if isinstance(reply, Stored):
-        return f"stored {reply.cas}"
-    if isinstance(reply, Version):
-        if reply.body is not None and '"state"' in reply.body:
-            record = json.loads(reply.body)
-            return f"{record['state']} {record.get('attempt') or ''} ({reply.cas})"
-        stage = f" + stage {json.loads(reply.stage.meta)['attempt']} = {reply.stage.body}" if reply.stage else ""
-        return f"{reply.body if reply.body is None or len(reply.body) < 60 else '…'}{stage} ({reply.cas})"
-    if isinstance(reply, Missing | Exists | Mismatch):
-        return type(reply).__name__.lower()
-    return type(reply).__name__.lower()

@@ -92,7 +92,9 @@ def _left_out(found: Outcome[Any] | Pending) -> bool:
 
 
 def _table(events: Iterable[Event], missing_result: str | None, left_out: bool) -> Table:
-    table = Table("phase", "time (UTC)", "worker", "what happened", box=None, padding=(0, 1), pad_edge=False)
+    table = Table("phase", "time (UTC)", box=None, padding=(0, 1), pad_edge=False)
+    table.add_column("worker", max_width=20, overflow="fold")  # the name of a host may be long
+    table.add_column("what happened")
     day = ""
     for event in events:
         phase, words = WORDS.get(event.what, ("", event.what))
