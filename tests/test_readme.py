@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import pytest
 
@@ -16,12 +17,13 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / page).read_text()
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {"__name__": "readme"}
+    module = ModuleType("readme")  # pydantic looks up the module of a generic model
+    monkeypatch.setitem(sys.modules, "readme", module)
     for match in BLOCK.finditer(text):
         line = text[: match.start()].count("\n") + 1
         # dont_inherit: this file's `annotations` must not hide what the README's code would do.
         code = compile("\n" * line + match[1], page, "exec", dont_inherit=True)
-        exec(code, namespace)
+        exec(code, module.__dict__)
 
 
 def test_the_readme_has_code() -> None:

@@ -361,6 +361,15 @@ def test_what_is_forgotten_is_deleted_in_bites(path: Path) -> None:
         assert body(store) == "kept"
 
 
+def test_a_commit_is_synced_into_the_log(store: SqliteStore) -> None:
+    for opened in (connection_of(store), connect(store._path)):
+        assert opened.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+        assert opened.execute("PRAGMA fullfsync").fetchone() == (1,)
+        assert opened.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
+        assert opened.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    opened.close()
+
+
 # --- the log ---------------------------------------------------------------------------------------------
 
 

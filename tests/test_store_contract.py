@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +40,7 @@ from casops.messages import (
 )
 from casops.stores import AsyncStore, Store
 from casops.stores.memory import AsyncMemoryStore, MemoryStore
-from casops.stores.rows import MAX_BYTES, MAX_SECONDS, PAGE_ENTRIES
+from casops.stores.rows import MAX_BYTES, MAX_SECONDS, PAGE_ENTRIES, decide
 from casops.stores.sqlite import AsyncSqliteStore, SqliteStore
 
 DOC = Key("accounts", "alice")
@@ -596,6 +598,26 @@ def test_the_state_of_memory_tells_what_differs() -> None:
     stores[4].perform([Insert(DOC, "1"), Replace(DOC, 2, "1")])
     stores[5].perform([Insert(RECORD, "1"), Remove(RECORD, 2)])  # where the next CAS begins matters
     assert len({store.state() for store in stores}) == 6
+
+
+def test_no_thread_comes_between_the_looking_and_the_writing_of_a_memory_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*arguments: Any, **named: Any) -> Any:
+        outcome = decide(*arguments, **named)
+        time.sleep(0)  # lets another thread run
+        return outcome
+
+    monkeypatch.setattr("casops.stores.memory.decide", slow)
+    store = MemoryStore()
+    store.perform([Insert(DOC, "1")])
+    replies: list[Reply] = []
+    threads = [
+        threading.Thread(target=lambda: replies.extend(store.perform([Replace(DOC, 2, "x")]))) for _ in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(repr, replies)) == ["Mismatch()"] * 19 + ["Stored(cas=4)"]
 
 
 def test_a_memory_store_sweeps_dead_rows(monkeypatch: pytest.MonkeyPatch) -> None:

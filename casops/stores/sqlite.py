@@ -71,7 +71,8 @@ GROUP_REQUESTS: Final = 300
 # Changed rows, each taken for a page of log, after which the log is copied into the database: SQLite's own default.
 CHECKPOINT_EVERY: Final = 1000
 
-# Batches of an AsyncSqliteStore that can be in one group.  A thread that waits costs little; more gained nothing.
+# Batches of an AsyncSqliteStore that can be in one group: a waiting thread costs little, and one fsync for so many
+# is little, too.
 WORKERS: Final = 32
 
 

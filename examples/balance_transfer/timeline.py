@@ -17,17 +17,18 @@ from examples.balance_transfer.model import Receipt
 
 INTENTION, MAIN_VALUE, RESULT, AFTERWARDS = "1 intention", "2 main value", "3 result", "afterwards"
 
-# What casops writes into histories, in the words of this program.
+# What casops writes into histories, in words that fit beside the rest into 80 columns.
 WORDS = {
     "declared": (INTENTION, "declared: this is to happen"),
     "taken over": (INTENTION, "taken over by another worker"),
-    "proposed": (MAIN_VALUE, "new balances put beside the old ones, and the result proposed"),
-    "voided": (MAIN_VALUE, "an attempt that had not landed everywhere was made void"),
-    "voided before it was proposed": (MAIN_VALUE, "an attempt without a proposal was made void"),
+    "proposed": (MAIN_VALUE, "new balances staged, result proposed"),
+    "lost": (MAIN_VALUE, "others were faster, so once more"),
+    "voided": (MAIN_VALUE, "an unfinished attempt was made void"),
+    "voided before it was proposed": (MAIN_VALUE, "an unproposed attempt was made void"),
     "committed": (RESULT, "committed: it happened"),
     "declined": (RESULT, "declined: it will never happen"),
     "cancelled": (RESULT, "cancelled: it will never happen"),
-    "settled": (AFTERWARDS, "new balances moved into place, the intention removed"),
+    "settled": (AFTERWARDS, "put away, intention removed"),
 }
 
 
@@ -81,7 +82,7 @@ def _missing_result(found: Outcome[Any] | Pending) -> str | None:
     if isinstance(found, Pending):
         return "not yet"
     if found.status == "applied" and not any(event.what == "committed" for event in found.history):
-        return "committed, since all of it has landed; not yet written down"
+        return "committed, since all of it has landed"
     return None
 
 
@@ -104,7 +105,7 @@ def _table(events: Iterable[Event], missing_result: str | None, left_out: bool) 
             table.add_row("", day, "", "")
         table.add_row(phase, f"{at:%H:%M:%S.%f}"[:-3], event.worker, words)
     if left_out:
-        table.add_row("", "", "", "(of so long a history some lines in the middle are not kept)")
+        table.add_row("", "", "", "(some lines in between are not kept)")
     if missing_result is not None:
         table.add_row(RESULT, "", "", missing_result)
     return table
