@@ -18,10 +18,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from casops import CasOps, Outcome, StoreUnavailable
+from casops import CasOps, Documents, Operation, Outcome, Ref, StoreUnavailable
 from casops.messages import Refused, Reply, StoreRequest
 from casops.stores import Store
 from casops.stores.opening import open_store
@@ -29,6 +30,7 @@ from examples.balance_transfer import cli
 from examples.balance_transfer.chaos import Verdict
 from examples.balance_transfer.checking import Check, Evidence
 from examples.balance_transfer.model import Account, OpenAccount, Transfer, open_bank, opening_id
+from examples.balance_transfer.worker import Job, ask
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "examples" / "balance_transfer" / "sample.csv"
@@ -439,6 +441,44 @@ def test_show_a_payment_that_was_taken_over(town: Path) -> None:
     assert "the-lost" in out
 
 
+# --- what a worker makes of trouble -------------------------------------------------------------
+
+
+class Buggy(Operation[None]):
+    account: Ref[Account]
+
+    def apply(self, documents: Documents) -> None:
+        raise ZeroDivisionError("a bug")
+
+
+PAY = Transfer(source="alice", target="bob", amount="1")
+
+
+def test_trouble_with_the_store_stops_the_import(town: Path) -> None:
+    lost = Lost(open_store(f"sqlite:///{town / 'bank.db'}"), batches=0)
+    with CasOps(lost) as casops:
+        answer = ask(casops, Job(0, "p4", PAY))
+    assert (answer.status, answer.stop) == ("unfinished", True)
+    assert "the cable is cut" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("operation_id", "operation", "status", "told"),
+    [
+        ("p1", PAY, "impossible", "this id belongs to an operation with other arguments"),
+        ("p4", Transfer(source="nobody", target="bob", amount="1"), "impossible", "there is no document"),
+        ("p4", Buggy(account="alice"), "unfinished", "ZeroDivisionError: a bug"),
+    ],
+)
+def test_trouble_with_one_payment_does_not(
+    operation_id: str, operation: Operation[Any], status: str, told: str, town: Path
+) -> None:
+    with bank(town) as casops:
+        answer = ask(casops, Job(0, operation_id, operation))
+    assert (answer.status, answer.stop) == (status, False)
+    assert told in answer.text
+
+
 # --- chaos --------------------------------------------------------------------------------------
 
 
@@ -494,27 +534,20 @@ def payment_orders() -> Path:
     return file
 
 
-def test_real_orders_imported_twice(tmp_path: Path) -> None:
+def test_real_orders_while_workers_are_killed_and_then_imported_again(tmp_path: Path) -> None:
     file = payment_orders()
-    first = run("import", file, "--store", "sqlite:///bank.db", cwd=tmp_path)
-    assert (first.status, first.err) == (0, "")
-    assert first.count("accounts opened") == 3758
-    assert first.figure("sum of all balances before") == first.figure("sum of all balances after") == 3758 * OPENING
+    done = run("chaos", file, "--kills", "20", "--store", "sqlite:///bank.db", cwd=tmp_path, seconds=400)
+    assert (done.status, done.err) == (0, "")
+    assert done.count("workers killed") == 20
+    assert done.figure("sum of all balances before") == done.figure("sum of all balances after") == 3758 * OPENING
     statuses = the_books(tmp_path, file)
     assert statuses.total() == 6471
     assert statuses["declined"] > 1000
-    assert (first.count("applied"), first.count("declined")) == (statuses["applied"], statuses["declined"])
+    assert (done.count("applied"), done.count("declined")) == (statuses["applied"], statuses["declined"])
 
-    again = run("import", file, "--store", "sqlite:///bank.db", cwd=tmp_path)
+    again = run("import", file, "--store", "sqlite:///bank.db", cwd=tmp_path, seconds=400)
     assert (again.status, again.err) == (0, "")
     assert (again.count("applied"), again.count("declined"), again.count("replayed")) == (0, 0, 6471)
+    assert again.count("accounts opened") == 0
+    assert again.figure("sum of all balances before") == again.figure("sum of all balances after") == 3758 * OPENING
     assert the_books(tmp_path, file) == statuses
-
-
-def test_real_orders_while_workers_are_killed(tmp_path: Path) -> None:
-    file = payment_orders()
-    done = run("chaos", file, "--kills", "20", "--store", "sqlite:///bank.db", cwd=tmp_path)
-    assert (done.status, done.err) == (0, "")
-    assert done.count("workers killed") == 20
-    statuses = the_books(tmp_path, file)
-    assert (done.count("applied"), done.count("declined")) == (statuses["applied"], statuses["declined"])

@@ -10,7 +10,9 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import textwrap
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -210,10 +212,17 @@ def run(program: str, *arguments: object) -> str:
     return done.stdout
 
 
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that every user may enter; pytest closes its own to others, again whenever a pytest starts."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+        Path(name).chmod(0o755)
+
+
 @pytest.mark.parametrize("what", ["new", "file", "folder"])
-def test_where_nothing_may_be_written(tmp_path: Path, what: str) -> None:
-    place = tmp_path / "place"
-    place.mkdir()
+def test_where_nothing_may_be_written(place: Path, what: str) -> None:
     path = place / "bank.db"
     if what != "new":
         with closing(SqliteStore(path)) as store:
@@ -222,9 +231,6 @@ def test_where_nothing_may_be_written(tmp_path: Path, what: str) -> None:
         path.chmod(0o444)
     else:
         place.chmod(0o555)
-    for folder in (tmp_path, *tmp_path.parents):  # another user must get here to be turned away there
-        if folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 0o001:
-            folder.chmod(folder.stat().st_mode | 0o011)
     content = path.read_bytes() if path.exists() else None
     # Root may write anywhere, so a root that runs the tests becomes nobody first.
     said = run(

@@ -20,7 +20,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from casops.documents import dump
 from casops.messages import (
@@ -50,6 +50,7 @@ from casops.testing.checkers import (
     check_serial,
     committed_in,
 )
+from casops.testing.frozen import frozen, without_history
 from casops.testing.programs import (
     Asks,
     Hears,
@@ -158,6 +159,7 @@ class Explorer:
         self._effects: dict[tuple[int, int], tuple[int, int]] = {}
         self._epilogues: dict[tuple[int, tuple[int, ...]], tuple[dict[str, Any], dict[str, Any]]] = {}
         self._serial: set[Any] = set()
+        self._same: dict[Hashable, int] = {}
         self._lost = self._replies.number(LOST)
 
     def explore(self, *, seconds: float = 600.0, states: int = 5_000_000) -> Found:
@@ -210,7 +212,7 @@ class Explorer:
         return node.number, tuple(-1 for _ in node.batch or ())
 
     def _store(self, store: MemoryStore) -> int:
-        return self._stores.number(store, store.state())
+        return self._stores.number(store, _comparable(store.state()))
 
     def _node(self, worker: int, path: tuple[tuple[Reply, ...], ...], parent: Node | None = None) -> Node:
         """The worker that got these replies.
@@ -231,6 +233,16 @@ class Explorer:
             self._resume(node, program, list(replies))
         return node
 
+    def _merged(self, node: Node) -> int:
+        """The number of the first node in the same state."""
+        if node.batch is None or node.error is not None:
+            return node.number
+        state = node.worker, node.batch, repr(node.events), frozen(node.program), node.ids
+        first = self._nodes[self._same.setdefault(state, node.number)]
+        if first is not node and first.program is None:
+            first.program, node.program = node.program, None  # spares running the next child from its beginning
+        return first.number
+
     def _resume(self, node: Node, program: Program, reply: Any) -> None:
         """Up to its next batch, or its end."""
         node.batch, node.program = None, None
@@ -244,7 +256,7 @@ class Explorer:
                 return
             if isinstance(request, tuple):
                 batch: Batch = request
-                node.batch = tuple(self._requests.number(each) for each in batch)
+                node.batch = tuple(self._requests.number(each, _comparable(each)) for each in batch)
                 node.program = program
                 return
             if isinstance(request, Asks | Hears):
@@ -271,7 +283,7 @@ class Explorer:
                 watcher = Watcher(before.versions())
                 key = self._requests.things[request].key
                 watcher.wrote(key, after.versions().get(key))
-            known = self._effects[store, request] = (after_number, self._replies.number(reply))
+            known = self._effects[store, request] = (after_number, self._replies.number(reply, _comparable(reply)))
         return known
 
     def _following(self, state: State) -> list[tuple[str, Callable[[], State]]]:
@@ -334,7 +346,7 @@ class Explorer:
             child = node.children.get(replies)
             if child is None:
                 told = tuple(self._replies.things[each] for each in replies)
-                child = node.children[replies] = self._node(index, (*node.path, told), node).number
+                child = node.children[replies] = self._merged(self._node(index, (*node.path, told), node))
             state = self._note(state, index, self._nodes[child])
             after = self._waiting(self._nodes[child])
         return state._replace(workers=(*state.workers[:index], after, *state.workers[index + 1 :]))
@@ -435,6 +447,20 @@ class Explorer:
             return f"w{int(who) + 1}  {tell_request(request)}  -> no reply"
         answer = self._stores.things[state.store].copy().perform_one(request)
         return f"w{int(who) + 1}  {tell_request(request)}  -> {tell_reply(answer)}"
+
+
+def _comparable(thing: Any) -> Hashable:
+    """The same for things that differ in histories only."""
+    if isinstance(thing, str):
+        return without_history(thing)
+    if isinstance(thing, Insert | Replace):
+        body = without_history(thing.body) if isinstance(thing.body, str) else thing.body
+        return type(thing).__name__, thing.key, getattr(thing, "cas", 0), body, thing.stage, thing.ttl
+    if isinstance(thing, Version):
+        return thing.cas, None if thing.body is None else without_history(thing.body), thing.stage, thing.expires
+    if isinstance(thing, tuple) and type(thing) is tuple:
+        return tuple([_comparable(each) for each in cast("tuple[Any, ...]", thing)])
+    return cast(Hashable, thing)
 
 
 LATER = 1e9

@@ -140,7 +140,7 @@ def _answers(pool: Pool, jobs: Sequence[Job], watcher: Watcher, tally: Tally) ->
     for job, answer in pool.answers(jobs):
         watcher.advance()
         tally.asked_again = pool.asked_again
-        if answer.store_away:
+        if answer.stop:
             raise Stopped(answer.text)
         tally.taken_over += answer.taken_over
         yield job, answer

@@ -11,14 +11,17 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic_core import to_json
 
-from casops import CasOps, CasOpsError, Operation, Outcome, OutcomeUnknown, StoreUnavailable
+from casops import CasOps, CasOpsError, InvariantViolation, Operation, Outcome, OutcomeUnknown, StoreUnavailable
 from examples.balance_transfer.model import open_bank
+
+T = TypeVar("T")
 
 # Asking again with the same id is always safe; this bounds how long a worker goes on with it.
 TRIES = 2
@@ -38,16 +41,16 @@ class Job:
 class Answer:
     """What came of a job.
 
-    `unfinished`: no end is known after several tries; ask again some day.  `impossible`: it did not
-    happen, and asking again will not help.  `text`: the result or refusal as JSON, or why there is none.
+    `unfinished`: no end is known after several tries; ask again some day.  `impossible`: asking again
+    will not help either.  `text`: the result or refusal as JSON, or why there is none.
     """
 
     status: Literal["applied", "declined", "cancelled", "unfinished", "impossible"]
     text: str
     replayed: bool = False
     taken_over: bool = False
-    store_away: bool = False
-    """It is no use to go on with other jobs now."""
+    stop: bool = False
+    """It is no use to go on with other jobs now: the store is away, or something in it is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +67,11 @@ class Failed:
 
 def work(connection: Connection[Any, Any], url: str) -> None:
     """The life of a worker; ends when the other end of the pipe is closed, or its owner is dead."""
-    if hasattr(signal, "SIGINT"):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which tells us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which tells us
     # "Settling is left to a sweep" is no news here: the import ends with one.
     logging.getLogger("casops").setLevel(logging.ERROR)
     try:
-        casops = open_bank(url)
+        casops = _patiently(lambda: open_bank(url))
     except CasOpsError as error:
         connection.send(Failed(str(error)))
         return
@@ -85,17 +87,26 @@ def work(connection: Connection[Any, Any], url: str) -> None:
 
 def ask(casops: CasOps, job: Job) -> Answer:
     """Ask until there is an answer, a few times at most."""
-    tries = 0
+    try:
+        return answer(_patiently(lambda: casops.execute(job.operation, operation_id=job.operation_id)))
+    except (StoreUnavailable, OutcomeUnknown, InvariantViolation) as error:
+        return Answer("unfinished", error.message, stop=True)
+    except CasOpsError as error:
+        return Answer("unfinished" if error.retry else "impossible", error.message)
+    except Exception as error:  # noqa: BLE001 - a fault in `apply`; the payment stays pending and the others go on
+        return Answer("unfinished", f"{type(error).__name__}: {error}")
+
+
+def _patiently(action: Callable[[], T]) -> T:
+    """Try again what may succeed later, a few times; then raise what the last try raised."""
+    tries = 1
     while True:
         try:
-            return answer(casops.execute(job.operation, operation_id=job.operation_id))
+            return action()
         except CasOpsError as error:
-            tries += 1
-            if not error.retry:
-                return Answer("impossible", error.message)
-            if tries == TRIES:
-                away = isinstance(error, StoreUnavailable | OutcomeUnknown)
-                return Answer("unfinished", error.message, store_away=away)
+            if not error.retry or tries == TRIES:
+                raise
+        tries += 1
         time.sleep(PAUSE)
 
 
