@@ -32,6 +32,7 @@ from casops.messages import (
     Pause,
     Read,
     ReadClock,
+    Replace,
     Reply,
     Scan,
     Stored,
@@ -459,7 +460,7 @@ def _comparable(thing: Any) -> Hashable:
     if isinstance(thing, Version):
         return thing.cas, None if thing.body is None else without_history(thing.body), thing.stage, thing.expires
     if isinstance(thing, tuple) and type(thing) is tuple:
-        return tuple([_comparable(each) for each in cast("tuple[Any, ...]", thing)])
+        return tuple([_comparable(each) for each in thing])
     return cast(Hashable, thing)
 
 
