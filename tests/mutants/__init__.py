@@ -1,0 +1,1 @@
+"""Mutants: the protocol with one rule broken, each of which the checkers must catch."""

@@ -1,0 +1,90 @@
+"""Hunts one mutant, in a process of its own:  python -m tests.mutants.hunt NUMBER
+
+The mutant's source is changed while it is imported, so nothing of casops may be imported before.
+Prints one line of JSON: what caught it, after how many schedules or worlds.
+
+Must not be in here: the mutants.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from tests.mutants.listed import MUTANTS, Mutant
+
+ROOT = Path(__file__).parent.parent.parent
+
+# How long is looked for a violation: cases by seconds each, worlds by number.  Every listed mutant falls far before.
+SECONDS_OF_A_CASE = 40.0
+WORLDS = 6_000
+
+
+class Changed(importlib.machinery.SourceFileLoader):
+    """Loads a module from its source with one text replaced by another."""
+
+    def __init__(self, name: str, path: str, mutant: Mutant) -> None:
+        super().__init__(name, path)
+        self._mutant = mutant
+
+    def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> CodeType:
+        text = bytes(data).decode()
+        if text.count(self._mutant.old) != 1:
+            raise SystemExit(
+                f"mutant {self._mutant.name!r}: its text stands {text.count(self._mutant.old)} times in {path}"
+            )
+        return compile(text.replace(self._mutant.old, self._mutant.new), path, "exec", dont_inherit=True)
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)  # never from, nor to, a cache
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, mutant: Mutant) -> None:
+        self._mutant = mutant
+        self._module = "casops." + mutant.file.removesuffix(".py").replace("/", ".")
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self._module:
+            return None
+        file = str(ROOT / "casops" / self._mutant.file)
+        return importlib.util.spec_from_loader(fullname, Changed(fullname, file, self._mutant))
+
+
+def hunt(mutant: Mutant) -> dict[str, Any]:
+    """Explore every case, then live worlds, until something is caught."""
+    sys.meta_path.insert(0, Finder(mutant))
+    from casops.testing.cases import cases
+    from casops.testing.explorer import Explorer
+    from casops.testing.simulator import live
+
+    explored = 0
+    for case in cases():
+        try:
+            found = Explorer(case).explore(seconds=SECONDS_OF_A_CASE, states=60_000)
+        except Exception as error:  # noqa: BLE001 - a mutant may break anything
+            return {"by": case.name, "after": explored, "of": "states", "what": f"{type(error).__name__}: {error}"}
+        explored += found.states
+        if found.violation is not None:
+            return {"by": case.name, "after": explored, "of": "states", "what": found.violation}
+    for seed in range(WORLDS):
+        try:
+            violation = live(seed).violation
+        except Exception as error:  # noqa: BLE001
+            violation = f"{type(error).__name__}: {error}"
+        if violation is not None:
+            return {"by": f"world {seed}", "after": seed + 1, "of": "worlds", "what": violation}
+    return {"by": None, "after": explored, "of": "states", "what": f"survived {explored} states, {WORLDS} worlds"}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(hunt(MUTANTS[int(sys.argv[1])])) + "\n")

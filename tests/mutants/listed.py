@@ -1,0 +1,226 @@
+"""The mutants: one change of one line or a few each, made to the source while it is imported.
+
+`PROTOCOL` are those that any checker of this protocol must catch; the others we thought of, or made ourselves.
+A mutant whose `old` text is not found exactly once is an error: then the protocol has changed, and this list must.
+
+Must not be in here: imports of casops (the source is changed before it is imported).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    file: str  # under casops/
+    old: str
+    new: str
+    listed: bool = True  # among the seeded bugs of the protocol's description
+
+
+MUTANTS = [
+    Mutant(
+        "bump a proposed record of another attempt",
+        "protocol/fate.py",
+        """            return Fate(False, standing)
+        if record.state == "open":""",
+        """            bumped = record.becoming(environment.event("voided", suspect.attempt))
+            if (cas := (yield from _move(environment, record_key, standing.cas, as_open(environment, bumped, "")))):
+                return Fate(False, Standing(bumped, cas))
+            yield from environment.tick()
+            continue
+        if record.state == "open":""",
+    ),
+    Mutant(
+        "skip the fence",
+        "protocol/fate.py",
+        "        if all(at_base(each, documents[each.key]) for each in late):",
+        "        if False:",
+    ),
+    Mutant(
+        "fence without bumping open",
+        "protocol/fate.py",
+        """        if record.state == "open":
+            bumped""",
+        """        if record.state == "open":
+            return Fate(False, standing)
+            bumped""",
+    ),
+    Mutant(
+        "build on a pending stage",
+        "protocol/participants.py",
+        """    if not fate.committed:
+        return""",
+        """    if not fate.committed and False:
+        return""",
+    ),
+    Mutant(
+        "build past a stage without deciding it",
+        "protocol/participants.py",
+        """    if own and meta.attempt in asker.dead:
+        return before""",
+        """    if not own or meta.attempt in asker.dead:
+        return before""",
+    ),
+    Mutant(
+        "answer when only the record was acknowledged",
+        "protocol/execution.py",
+        "        if isinstance(reply, Stored) and all(isinstance(each, Stored) for each in landed):",
+        "        if isinstance(reply, Stored):",
+    ),
+    Mutant(
+        "move bodies into place before committed",
+        "protocol/settling.py",
+        """    if ended.record.state == "proposed":
+        standing = yield from _notice(environment, ended)
+    record = standing.record
+    if record is None or not record.final:
+        return""",
+        """    record = standing.record
+    if record is None or record.state == "open":
+        return""",
+    ),
+    Mutant(
+        "skip the re-read of a two-document refusal",
+        "protocol/execution.py",
+        "        if len(looked_at) < 2:",
+        "        if len(looked_at) < 3:",
+    ),
+    Mutant(
+        "treat unknown as failure",
+        "protocol/execution.py",
+        "        if isinstance(reply, Exists | Mismatch):",
+        """        if isinstance(reply, Unknown):
+            self._is_dead(attempt)
+            return None
+        if isinstance(reply, Exists | Mismatch):""",
+    ),
+    Mutant(
+        "treat an unknown stage as lost",
+        "protocol/execution.py",
+        "any(isinstance(each, Exists | Mismatch | Refused) for each in landed):",
+        "any(isinstance(each, Exists | Mismatch | Refused | Unknown) for each in landed):",
+    ),
+    Mutant(
+        "treat unknown as success",
+        "protocol/execution.py",
+        "        if isinstance(reply, Stored) and all(isinstance(each, Stored) for each in landed):",
+        "        if isinstance(reply, Stored) and all(isinstance(each, Stored | Unknown) for each in landed):",
+    ),
+    Mutant(
+        "settle by overwriting a stage of another attempt",
+        "protocol/settling.py",
+        "        if meta is not None and meta.operation_id == operation_id and isinstance(each, Version):",
+        "        if meta is not None and isinstance(each, Version):",
+    ),
+    Mutant(
+        "settle whatever attempt of the operation is staged",
+        "protocol/settling.py",
+        'landed = record.state == "committed" and meta.attempt == record.attempt',
+        'landed = record.state == "committed"',
+        listed=False,
+    ),
+    Mutant(
+        "give R(i) its time to live before the documents are settled",
+        "protocol/settling.py",
+        """    if not record.settled:
+        yield from _settle_documents(environment, ended, record)
+""",
+        """    if not record.settled:
+        yield from _forget_later(environment, ended.operation_id, standing)
+        yield from _settle_documents(environment, ended, record)
+""",
+    ),
+    Mutant(
+        "reuse one attempt id for two proposals",
+        "protocol/execution.py",
+        '        return f"{self.declaration.call}.{self.attempts}"',
+        "        return self.declaration.call",
+    ),
+    # --- those we thought of, or made ourselves ---
+    Mutant(
+        "a proposal replaces a lost proposal directly",
+        "protocol/execution.py",
+        "        if before.cas is not None and record is not None and record.attempt in self.asker.dead:",
+        "        if False:",
+        listed=False,
+    ),
+    Mutant(
+        "propose over a rival's proposal",
+        "protocol/execution.py",
+        """                    if not self._free():
+                        yield from self._overtaken()
+                        raise Moved""",
+        """                    if self.standing.final:
+                        raise Moved""",
+        listed=False,
+    ),
+    Mutant(
+        "void a stage without a record by looking only",
+        "protocol/fate.py",
+        """            opened = Record(
+                operation=suspect.operation,""",
+        """            return Fate(False, standing)
+            opened = Record(
+                operation=suspect.operation,""",
+        listed=False,
+    ),
+    Mutant(
+        "build on a stage that creates without settling it",
+        "protocol/participants.py",
+        "    if (found.body is None) == (value.body is None):",
+        "    if True:",
+        listed=False,
+    ),
+    Mutant(
+        "a reader does not look at R(x) again",
+        "protocol/reading.py",
+        "        if isinstance(again, Version) and again.cas == standing.cas:",
+        "        if True:",
+        listed=False,
+    ),
+    Mutant(
+        "a snapshot collects once",
+        "protocol/reading.py",
+        "            if one_read or now == before:",
+        "            if True:",
+        listed=False,
+    ),
+    Mutant(
+        "an expiry is not taken from a staged document",
+        "protocol/participants.py",
+        "    return Replace(key, document.found.cas, moved, stage)",
+        "    return Replace(key, document.found.cas, moved)",
+        listed=False,
+    ),
+    Mutant(
+        "settling forgets the document's own expiry",
+        "protocol/participants.py",
+        "        return Replace(key, version.cas, BodyOf.STAGED, expires=meta.expires)",
+        "        return Replace(key, version.cas, BodyOf.STAGED)",
+        listed=False,
+    ),
+    Mutant(
+        "a late sweep starts what may have been forgotten",
+        "engine.py",
+        "            if sweeping.too_old_to_start(environment, each):",
+        "            if False:",
+        listed=False,
+    ),
+    Mutant(
+        "the record gets its time to live before the intention is removed",
+        "protocol/settling.py",
+        """    if not (yield from _remove_intention(environment, ended)):
+        return
+    if not record.settled:
+        yield from _forget_later(environment, ended.operation_id, standing)
+""",
+        """    if not record.settled:
+        yield from _forget_later(environment, ended.operation_id, standing)
+    yield from _remove_intention(environment, ended)
+""",
+        listed=False,
+    ),
+]
