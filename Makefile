@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format clean explore simulate mutants soak
 
 demo: .venv/demo.installed  ## balance transfer for real: workers are killed, the books are proved
 	$(BIN)/python -m examples.balance_transfer chaos
@@ -15,6 +15,21 @@ check: .venv/dev.installed  ## formatting, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pyright
+
+explore: .venv/dev.installed  ## every schedule of the small cases
+	$(BIN)/python -m casops.testing explore
+
+SEEDS ?= 100000
+simulate: .venv/dev.installed  ## many seeded worlds: make simulate SEEDS=n
+	$(BIN)/python -m casops.testing simulate --seeds $(SEEDS)
+
+mutants: .venv/dev.installed  ## each rule broken once: does anything notice?
+	$(BIN)/python -m tests.mutants
+
+MINUTES ?= 60
+soak: .venv/dev.installed  ## real processes, killed with SIGKILL: make soak MINUTES=n
+	$(BIN)/python -m casops.testing soak --minutes $(MINUTES)
+	$(BIN)/python -m casops.testing simulate --first 1000000 --seeds $$(( $(MINUTES) * 5000 ))
 
 format: .venv/dev.installed
 	$(BIN)/ruff check --fix .

@@ -228,4 +228,6 @@ class Engine:
 
 def describe(error: BaseException) -> str:
     """One line for a log."""
+    if isinstance(error, TimeUp | StoreFailed):
+        return str(error) or "the store gave no answer in time"
     return str(error) if isinstance(error, CasOpsError) else f"{type(error).__name__}: {error}"

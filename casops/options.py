@@ -32,7 +32,7 @@ class Options:
     patience.  Also the first wait after a lost race.  Zero: no waiting (tests).  About one step."""
 
     deadline: float = 30.0
-    """Seconds a call may take in all, waiting for others included.  Zero: no second look at anything.
+    """Seconds a call may take in all, waiting for others included.  Zero is refused: nothing would be tried.
     A caller of HTTP gives up at about that time."""
 
     attempts: int = 64
@@ -64,6 +64,8 @@ class Options:
             value: float = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise UsageError(f"option {name} must be zero or a positive number of seconds, not {value!r}")
+        if self.deadline == 0:
+            raise UsageError("option deadline must be more than zero seconds: nothing would be tried")
         for name, least in (("attempts", 1), ("park_after", 0), ("settle_queue", 0), ("settle_together", 1)):
             number: int = getattr(self, name)
             if number < least:

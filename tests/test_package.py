@@ -58,12 +58,13 @@ def test_options_refuse_what_cannot_be() -> None:
         {"retention": float("nan")},
         {"deadline": float("inf")},
         {"attempts": 0},
+        {"deadline": 0},
         {"settle_together": 0},
         {"retention": 100, "deadline": 11},
     ):
         with pytest.raises(UsageError):
             Options(**wrong)
-    Options(retention=0, patience=0, poll=0, deadline=0, grace=0, skew=0, park_after=0, settle_queue=0)
+    Options(retention=0, patience=0, poll=0, grace=0, skew=0, park_after=0, settle_queue=0)
 
 
 def test_every_option_is_explained() -> None:

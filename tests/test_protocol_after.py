@@ -14,6 +14,7 @@ from casops.messages import (
     Key,
     Missing,
     Read,
+    Refused,
     Remove,
     Replace,
     Stage,
@@ -22,7 +23,7 @@ from casops.messages import (
     Version,
 )
 from casops.options import Options
-from casops.protocol.environment import Environment, StoreFailed
+from casops.protocol.environment import Environment, StoreFailed, TimeUp
 from casops.protocol.execution import Ended
 from casops.protocol.reading import read_document, read_snapshot
 from casops.protocol.settling import settle
@@ -459,3 +460,22 @@ def test_stored_versions_are_plain_json() -> None:
     told = json.loads(record.body or "")
     assert told["v"] == 1
     assert told["result"] == 4
+
+
+@pytest.mark.parametrize("trouble", [Unknown("silent"), Refused("full")])
+def test_settling_does_not_ask_a_store_in_trouble_without_pause(trouble: Unknown | Refused) -> None:
+    """Found with a disk that filled up: settling wrote ten thousand times in a second, and starved the others."""
+    world = World(a=5, b=5)
+    ended = world.run("i", move("a", "b", 1))
+    for healthy in range(4):
+        worker = settler(world, ended)
+        for _ in range(healthy):
+            worker.step(world.store)
+        asked = 0
+        while worker.batch is not None:
+            asked += 1
+            worker.answer(
+                [trouble if each in writes([each]) else world.store.perform([each])[0] for each in worker.batch]
+            )
+        assert asked < 200
+        assert isinstance(worker.error, TimeUp | StoreFailed)

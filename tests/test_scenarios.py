@@ -41,7 +41,9 @@ def test_there_is_a_story_for_each_error() -> None:
 
 
 def test_what_led_to_nothing_is_filled_in() -> None:
-    told = play("# A story.\n\ndocuments a=1\nfirst asks t1 put a 2 and runs\n    what was told before\nshow documents\n")
+    told = play(
+        "# A story.\n\ndocuments a=1\nfirst asks t1 put a 2 and runs\n    what was told before\nshow documents\n"
+    )
     assert "    first hears t1: applied 3\n" in told
     assert '    a: {"coins":1} + stage first-1.1 = {"coins":3}' in told
     assert "before" not in told

@@ -50,7 +50,7 @@ class Declaration:
         """
         answer: Reply = reply
         while isinstance(answer, Unknown):
-            yield from self._environment.pause(self._environment.options.poll)
+            yield from self._environment.after_failed(answer)
             (answer,) = yield from self._environment.perform(self.request())
         if isinstance(answer, Stored):
             self.cas = answer.cas

@@ -52,6 +52,7 @@ class Environment:
         self.started = 0.0  # monotonic seconds
         self.now = Clock(0.0, 0.0)
         self.rounds = 0
+        self._wait = 0.0  # seconds of the last wait for a silent store
         self.last_trouble: str | None = None  # what the store last said when it gave no answer
 
     def begin(self) -> Steps[None]:
@@ -63,7 +64,7 @@ class Environment:
         self.now = cast(Clock, (yield ReadClock()))
         self.rounds += 1
         # A clock that stands still (a test's, a broken one) must not make a loop endless.
-        if self.now.monotonic - self.started > self.options.deadline or self.rounds > MAX_ROUNDS:
+        if self.now.monotonic - self.started >= self.options.deadline or self.rounds > MAX_ROUNDS:
             raise TimeUp
         return self.now.monotonic
 
@@ -82,6 +83,20 @@ class Environment:
             if isinstance(reply, Unknown | Refused):
                 self.last_trouble = reply.why
         return replies
+
+    def after_failed(self, reply: Reply) -> Steps[None]:
+        """Before something is tried again whose write was not acknowledged.
+
+        A refusal is not argued with (raises StoreFailed).  After silence comes a wait, twice as long each time:
+        a store in trouble must not be asked without pause.  After a lost race, a look at the clock.
+        """
+        if isinstance(reply, Refused):
+            raise StoreFailed(reply.why)
+        if isinstance(reply, Unknown):
+            self._wait = min(max(self._wait * 2, self.options.poll, 0.001), 1.0)
+            yield from self.pause(self._wait)
+        else:
+            yield from self.tick()
 
     def read(self, keys: Iterable[Key]) -> Steps[dict[Key, Found]]:
         """Read all keys; ask again for those that got no answer.

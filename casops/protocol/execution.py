@@ -412,7 +412,7 @@ class Execution:
         while isinstance(reply, Unknown):
             # The same write again does no harm: only one of them can succeed.
             self.in_doubt = True
-            yield from self.environment.pause(self.options.poll)
+            yield from self.environment.after_failed(reply)
             (reply,) = yield from self.environment.perform(self._write(record))
         if isinstance(reply, Stored):
             return self._ended(Standing(record, reply.cas))

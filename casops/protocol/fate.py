@@ -147,7 +147,6 @@ def decide(environment: Environment, suspect: Suspect, patience: float) -> Steps
             bumped = record.becoming(environment.event("voided", suspect.attempt))
             if (cas := (yield from _move(environment, record_key, standing.cas, bumped))) is not None:
                 return Fate(False, Standing(bumped, cas))
-            yield from environment.tick()
             continue
 
         late = missing_participants(record, suspect.operation_id, documents)
@@ -155,7 +154,6 @@ def decide(environment: Environment, suspect: Suspect, patience: float) -> Steps
             noticed = record.becoming(environment.event("committed", record.attempt), state="committed")
             if (cas := (yield from _move(environment, record_key, standing.cas, noticed))) is not None:
                 return Fate(True, Standing(noticed, cas))
-            yield from environment.tick()
             continue
         if all(at_base(each, documents[each.key]) for each in late):
             # It may yet land everywhere: be patient, then make sure that one of them cannot.
@@ -164,13 +162,12 @@ def decide(environment: Environment, suspect: Suspect, patience: float) -> Steps
             each = late[0]
             (reply,) = yield from environment.perform(fence(each, documents[each.key]))
             if not isinstance(reply, Stored):
-                yield from environment.tick()
+                yield from environment.after_failed(reply)
                 continue
         # From here on at least one participant has moved on without the stage: it can never commit.
         opened = as_open(environment, record, "voided")
         if (cas := (yield from _move(environment, record_key, standing.cas, opened))) is not None:
             return Fate(False, Standing(opened, cas))
-        yield from environment.tick()
 
 
 def as_open(environment: Environment, record: Record, why: str) -> Record:
@@ -197,7 +194,10 @@ def record_write(environment: Environment, key: Key, cas: int | None, record: Re
 def _move(environment: Environment, key: Key, cas: int | None, record: Record) -> Steps[int | None]:
     """Gives the new CAS, or None: look again."""
     (reply,) = yield from environment.perform(record_write(environment, key, cas, record))
-    return reply.cas if isinstance(reply, Stored) else None
+    if isinstance(reply, Stored):
+        return reply.cas
+    yield from environment.after_failed(reply)
+    return None
 
 
 def ttl_seconds(retention: float) -> int | None:

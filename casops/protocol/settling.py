@@ -19,7 +19,19 @@ Must not be in here: deciding (fate.py).
 from __future__ import annotations
 
 from casops.errors import InvariantViolation
-from casops.messages import Key, Missing, Remove, Replace, Steps, Stored, StoreRequest, Version
+from casops.messages import (
+    Key,
+    Missing,
+    Refused,
+    Remove,
+    Replace,
+    Reply,
+    Steps,
+    Stored,
+    StoreRequest,
+    Unknown,
+    Version,
+)
 from casops.protocol.environment import Environment, Found, TimeUp
 from casops.protocol.execution import Ended
 from casops.protocol.fate import Standing, Suspect, decide, standing_of, ttl_seconds
@@ -73,12 +85,16 @@ def _settle_documents(environment: Environment, ended: Ended, record: Record) ->
         found.update((yield from environment.read(sorted(keys - found.keys()))))
         writes = _writes(found, ended.operation_id, record)
         replies = yield from environment.perform(*writes.values())
-        keys = {key for key, reply in zip(writes, replies, strict=True) if not isinstance(reply, Stored)}
-        if not keys:
+        failed = {key: reply for key, reply in zip(writes, replies, strict=True) if not isinstance(reply, Stored)}
+        if not failed:
             return
-        found = {}
-        yield from environment.tick()
+        keys, found = set(failed), {}
+        yield from environment.after_failed(max(failed.values(), key=_how_bad))
     raise TimeUp
+
+
+def _how_bad(reply: Reply) -> int:
+    return 2 if isinstance(reply, Refused) else 1 if isinstance(reply, Unknown) else 0
 
 
 def _writes(found: dict[Key, Found], operation_id: str, record: Record) -> dict[Key, StoreRequest]:
@@ -104,7 +120,7 @@ def _remove_intention(environment: Environment, ended: Ended) -> Steps[bool]:
         if isinstance(reply, Stored):
             return True
         cas = None
-        yield from environment.tick()
+        yield from environment.after_failed(reply)
 
 
 def _forget_later(environment: Environment, operation_id: str, standing: Standing) -> Steps[None]:
@@ -116,5 +132,5 @@ def _forget_later(environment: Environment, operation_id: str, standing: Standin
         )
         if isinstance(reply, Stored):
             return
-        yield from environment.tick()
+        yield from environment.after_failed(reply)
         standing = standing_of((yield from environment.read([key]))[key], operation_id)

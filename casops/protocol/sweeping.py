@@ -105,7 +105,7 @@ def cancel(environment: Environment, operation_id: str) -> Steps[Ended]:
         )
         if isinstance(reply, Stored):
             return Ended(operation_id, Standing(cancelled, reply.cas), replayed=False)
-        yield from environment.tick()
+        yield from environment.after_failed(reply)
 
 
 def too_old_to_start(environment: Environment, declared: Declared) -> bool:

@@ -1,78 +1,139 @@
-"""The cases the explorer enumerates.
+"""The cases the explorer enumerates, each with as much trouble as can be enumerated in a minute or so.
+
+`attempts` bounds how often a worker tries again after a lost race, which keeps the state space finite; a
+worker that has used them up gives up, and a fresh one is asked in the end.
 
 Must not be in here: how they are explored.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from casops.testing.explorer import Case
-from casops.testing.programs import Burn, Move, Put, cancels, reads, runs, sweeps
+from casops.testing.programs import Burn, Move, Put, Require, cancels, reads, runs, sweeps
+
+ONE = Put(purse="a", coins=1)
+TEN = Put(purse="a", coins=10)
+MOVE = Move(source="a", target="b", coins=1)
+BACK = Move(source="b", target="a", coins=2)
+BURN = Burn(purse="a")
+AGAIN = Put(purse="a", coins=7)
+ALL = Require(first="a", second="b", coins=10)
+
+BOTH = {"a": 5, "b": 5}
 
 
 def cases() -> list[Case]:
-    """Every listed case, with as much trouble as can be enumerated in minutes."""
-    one = Put(purse="a", coins=1)
-    move = Move(source="a", target="b", coins=1)
-    back = Move(source="b", target="a", coins=2)
+    """Every case, in the order in which they are explored: short ones first."""
     return [
-        Case(
-            "two workers on one operation, one document",
-            {"a": 5},
-            {"i": one},
-            [runs(("i", one)), runs(("i", one))],
-            lost_replies=1,
-            crashes=2,
+        *_with(
+            Case("cancel against commit", {"a": 5}, {"i": ONE}, [runs(("i", ONE)), cancels("i")]),
+            (2, 0, 0),
+            (1, 1, 1),
         ),
-        Case(
-            "two workers on one operation, two documents",
-            {"a": 5, "b": 5},
-            {"i": move},
-            [runs(("i", move)), runs(("i", move))],
-            crashes=1,
+        *_with(
+            Case(
+                "two operations on one document",
+                {"a": 5},
+                {"i": ONE, "j": TEN},
+                [runs(("i", ONE)), runs(("j", TEN))],
+            ),
+            (2, 0, 0),
+            (1, 1, 1),
         ),
-        Case(
-            "two operations on one document",
-            {"a": 5},
-            {"i": one, "j": Put(purse="a", coins=10)},
-            [runs(("i", one)), runs(("j", Put(purse="a", coins=10)))],
-            lost_replies=1,
-            crashes=2,
+        *_with(
+            Case(
+                "two workers on one operation, one document",
+                {"a": 5},
+                {"i": ONE},
+                [runs(("i", ONE)), runs(("i", ONE))],
+            ),
+            (1, 0, 1),
+            (1, 1, 0),
+            (2, 0, 0),
         ),
-        Case(
-            "two transfers in opposite directions",
-            {"a": 5, "b": 5},
-            {"i": move, "j": back},
-            [runs(("i", move)), runs(("j", back))],
-            crashes=1,
+        *_with(
+            Case(
+                "a reader during a transfer",
+                BOTH,
+                {"i": MOVE},
+                [runs(("i", MOVE)), reads("r", "a")],
+                readers={"r": ["a"]},
+            ),
+            (1, 1, 1),
         ),
-        Case(
-            "an operation, its retry and the sweeper",
-            {"a": 5},
-            {"i": one},
-            [runs(("i", one)), runs(("i", one)), sweeps()],
-            crashes=1,
+        *_with(
+            Case(
+                "a snapshot during a transfer",
+                BOTH,
+                {"i": MOVE},
+                [runs(("i", MOVE)), reads("s", "a", "b")],
+                readers={"s": ["a", "b"]},
+            ),
+            (1, 0, 1),
+            (1, 1, 0),
         ),
-        Case(
-            "a reader during a transfer",
-            {"a": 5, "b": 5},
-            {"i": move},
-            [runs(("i", move)), reads("r", "a"), reads("s", "a", "b")],
-            crashes=1,
-            readers={"r": ["a"], "s": ["a", "b"]},
+        *_with(
+            Case(
+                "a refusal about two documents during a transfer",
+                BOTH,
+                {"i": MOVE, "j": ALL},
+                [runs(("i", MOVE)), runs(("j", ALL))],
+            ),
+            (1, 0, 0),
+            (2, 0, 0),
         ),
-        Case(
-            "create, remove and create again",
-            {},
-            {"i": one, "j": Burn(purse="a"), "k": Put(purse="a", coins=7)},
-            [runs(("i", one), ("j", Burn(purse="a"))), runs(("k", Put(purse="a", coins=7)))],
-            crashes=1,
+        *_with(
+            Case(
+                "create, remove and create again",
+                {},
+                {"i": ONE, "j": BURN, "k": AGAIN},
+                [runs(("i", ONE), ("j", BURN)), runs(("k", AGAIN))],
+            ),
+            (1, 0, 1),
+            (2, 0, 0),
         ),
-        Case(
-            "cancel against commit",
-            {"a": 5},
-            {"i": one},
-            [runs(("i", one)), cancels("i")],
-            lost_replies=1,
-            crashes=2,
+        *_with(
+            Case(
+                "two transfers in opposite directions",
+                BOTH,
+                {"i": MOVE, "j": BACK},
+                [runs(("i", MOVE)), runs(("j", BACK))],
+            ),
+            (1, 0, 1),
+            (1, 1, 0),
+        ),
+        *_with(
+            Case(
+                "an operation, its retry and the sweeper",
+                {"a": 5},
+                {"i": ONE},
+                [runs(("i", ONE)), runs(("i", ONE)), sweeps()],
+            ),
+            (1, 0, 0),
+        ),
+        *_with(
+            Case(
+                "two workers on one operation, two documents",
+                BOTH,
+                {"i": MOVE},
+                [runs(("i", MOVE)), runs(("i", MOVE))],
+            ),
+            (1, 0, 0),
+            (1, 0, 1),
         ),
     ]
+
+
+def _with(case: Case, *troubles: tuple[int, int, int]) -> Iterator[Case]:
+    """The case with so many attempts, lost replies and crashes."""
+    for attempts, lost, crashes in troubles:
+        yield replace(
+            case,
+            name=f"{case.name} ({attempts} attempts, {lost} lost, {crashes} crashes)",
+            options=replace(case.options, attempts=attempts),
+            lost_replies=lost,
+            crashes=crashes,
+        )

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar, cast
 
 from casops.documents import dump
@@ -43,6 +43,7 @@ from casops.messages import (
 from casops.operations import Operation
 from casops.options import Options
 from casops.stores.memory import MemoryStore
+from casops.testing.alone import WALL, finish
 from casops.testing.checkers import (
     Heard,
     Violation,
@@ -70,7 +71,7 @@ T = TypeVar("T", bound=Hashable)
 
 # Nobody waits in an exhaustive search: taking over early is the harder case.  Few attempts keep it finite.
 OPTIONS = Options(patience=0.0, poll=0.0, grace=0.0, attempts=3, deadline=1.0, retention=100.0)
-WALL = 1_800_000_000.0
+FRESH = replace(OPTIONS, attempts=20)  # a fresh worker may lose to fences of its own, but comes through
 LOST = Unknown("no reply")
 
 
@@ -410,12 +411,12 @@ class Explorer:
         world: MemoryStore = self._stores.things[store].copy()
         answers: dict[str, Any] = {}
         for operation_id, operation in self.case.operations.items():
-            for event in finish(runs((operation_id, operation)), world, f"fresh-{operation_id}", self.case.options):
+            for event in finish(runs((operation_id, operation)), world, f"fresh-{operation_id}", FRESH):
                 if isinstance(event, Hears):
                     answers[operation_id] = event.answer
             if answers[operation_id][0] == "error":
                 raise Violation(f"a fresh worker cannot finish {operation_id}: {answers[operation_id]}")
-        finish(sweeps(), world, "fresh-sweeper", self.case.options)
+        finish(sweeps(), world, "fresh-sweeper", FRESH)
         before = world.versions()
         check_put_away(before)
         purses = purses_in(before)
@@ -483,34 +484,6 @@ def _moments(order: Mapping[str, frozenset[str]], told: set[str]) -> dict[str, t
 
 def _bind(function: Callable[..., State], *arguments: Any) -> Callable[[], State]:
     return lambda: function(*arguments)
-
-
-def finish(make: MakeProgram, store: MemoryStore, name: str, options: Options) -> list[Asks | Hears]:
-    """Run one worker to its end on a store, alone.  Raises Violation if it does not come to one."""
-    program = make(engine_for(name, options))
-    events: list[Asks | Hears] = []
-    reply: Any = None
-    ids = batches = 0
-    while True:
-        try:
-            request = program.send(reply)
-        except StopIteration:
-            return events
-        if isinstance(request, tuple):
-            batches += 1
-            if batches > 1000:
-                raise Violation(f"a worker that is alone does not come to an end ({name})")
-            reply = store.perform(request)
-        elif isinstance(request, Asks | Hears):
-            events.append(request)
-            reply = None
-        elif isinstance(request, ReadClock):
-            reply = Clock(0.0, WALL)
-        elif isinstance(request, FreshId):
-            ids += 1
-            reply = f"{name}-{ids}"
-        else:
-            reply = None
 
 
 def purses_in(versions: Mapping[Key, Version]) -> dict[str, Any]:

@@ -52,7 +52,9 @@ class Put(Operation[int]):
     coins: int
 
     def apply(self, documents: Documents) -> int:
-        purse = documents.get(self.purse) or documents.create(self.purse, Purse(coins=0))
+        purse = documents.get(self.purse)
+        if purse is None:
+            purse = documents.create(self.purse, Purse(coins=0))
         purse.coins += self.coins
         return purse.coins
 
@@ -70,7 +72,21 @@ class Burn(Operation[int]):
         return purse.coins
 
 
-OPERATIONS: tuple[type[Operation[Any]], ...] = (Move, Put, Burn)
+class Require(Operation[int]):
+    """Tells what two purses hold together; refuses if it is less than `coins`.  Changes nothing."""
+
+    first: Ref[Purse]
+    second: Ref[Purse]
+    coins: int
+
+    def apply(self, documents: Documents) -> int:
+        held = [0 if (purse := documents.get(ref)) is None else purse.coins for ref in (self.first, self.second)]
+        if sum(held) < self.coins:
+            raise Declined("too little")
+        return sum(held)
+
+
+OPERATIONS: tuple[type[Operation[Any]], ...] = (Move, Put, Burn, Require)
 
 
 def model_of(operation: Operation[Any]) -> Model:
@@ -79,6 +95,8 @@ def model_of(operation: Operation[Any]) -> Model:
         return _move(operation.source.id, operation.target.id, operation.coins)
     if isinstance(operation, Put):
         return _put(operation.purse.id, operation.coins)
+    if isinstance(operation, Require):
+        return _require(operation.first.id, operation.second.id, operation.coins)
     assert isinstance(operation, Burn)
     return _burn(operation.purse.id)
 
@@ -110,6 +128,14 @@ def _burn(name: str) -> Model:
             return ["declined", "nothing to burn"]
         purses[name] = None
         return ["applied", have]
+
+    return model
+
+
+def _require(first: str, second: str, coins: int) -> Model:
+    def model(purses: dict[str, Any]) -> Any:
+        held = (purses.get(first) or 0) + (purses.get(second) or 0)
+        return ["applied", held] if held >= coins else ["declined", "too little"]
 
     return model
 

@@ -52,6 +52,7 @@ from casops.testing.programs import (
     Program,
     Purse,
     Put,
+    Require,
     cancels,
     engine_for,
     model_of,
@@ -206,6 +207,9 @@ class World:
         kind = chance.random()
         if kind < 0.6:
             return Move(source=name, target=other, coins=chance.choice((1, 2, 5)))
+        if kind < 0.7:
+            total = sum(coins or 0 for coins in {name: self.purses[name], other: self.purses[other]}.values())
+            return Require(first=name, second=other, coins=total)
         if kind < 0.9:
             return Put(purse=name, coins=chance.choice((1, 4)))
         return Burn(purse=name)
@@ -220,6 +224,9 @@ class World:
     def run(self) -> None:
         self._until_quiet()
         self._safe = True
+        if self.random.random() < 0.15:
+            self._sleep()
+            return
         self._finish_everything()
         if self.random.random() < 0.3:
             # Long after, when results are forgotten, a late sweep must not run anything again.
@@ -399,11 +406,27 @@ class World:
         self._alone("fresh-sweeper", sweeps())
         check_put_away(self.watcher.versions)
 
+    def _sleep(self) -> None:
+        """Everybody is away until results are forgotten; then a sweep comes by.
+
+        It may finish what never ended, and must not run again what did (the watcher sees that).
+        """
+        self.time += self.options.retention * self.random.choice((0.6, 1.5))
+        self._forget()
+        for each in range(3):
+            self._alone(f"sweeper-after-sleep{each}", sweeps())
+        self._check_end()
+
     def _check_end(self) -> None:
         heard: list[Heard] = []
         for operation_id, operation in self.operations.items():
-            ended = self.watcher.ended[operation_id]
-            answered, answer = self._answered[operation_id]
+            ended = self.watcher.ended.get(operation_id)
+            if ended is None and operation_id not in self._answered:
+                continue  # nobody was left who knew of it
+            if ended is None:
+                raise Violation(f"{operation_id} was answered {self._answered[operation_id]}, but has not ended")
+            self._asked.setdefault(operation_id, self.time)
+            answered, answer = self._answered.get(operation_id, (self.time, ended.answer))
             if ended.answer != answer:
                 raise Violation(f"{operation_id} was answered {answer}, but stored is {ended.answer}")
             if answer != ["cancelled"]:

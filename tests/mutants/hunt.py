@@ -34,16 +34,12 @@ class Changed(importlib.machinery.SourceFileLoader):
         super().__init__(name, path)
         self._mutant = mutant
 
-    def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> CodeType:
-        text = bytes(data).decode()
-        if text.count(self._mutant.old) != 1:
-            raise SystemExit(
-                f"mutant {self._mutant.name!r}: its text stands {text.count(self._mutant.old)} times in {path}"
-            )
-        return compile(text.replace(self._mutant.old, self._mutant.new), path, "exec", dont_inherit=True)
-
     def get_code(self, fullname: str) -> CodeType:
-        return self.source_to_code(self.get_data(self.path), self.path)  # never from, nor to, a cache
+        """Compiled anew: neither from a cache nor to one."""
+        text, old = Path(self.path).read_text(), self._mutant.old
+        if text.count(old) != 1:
+            raise SystemExit(f"{self._mutant.name!r}: its text stands {text.count(old)} times in {self.path}")
+        return compile(text.replace(old, self._mutant.new), self.path, "exec", dont_inherit=True)
 
 
 class Finder(importlib.abc.MetaPathFinder):
