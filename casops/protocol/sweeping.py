@@ -112,15 +112,16 @@ def too_old_to_start(environment: Environment, declared: Declared) -> bool:
     """May this intention have outlived its own result?
 
     A retry declares again what may have ended long ago, and the declaration of a retry that died stays.  As long
-    as R(i) stands that does no harm.  Once it may be forgotten, running it could be the second time.
-    Retries are allowed up to half of the retention, so an intention younger than the other
+    as the final R(i) stands that does no harm.  Once it may be forgotten, running it could be the second time;
+    and that an R(i) which is not final stands there proves nothing, it may be a void marker or a proposal that
+    arrived late.  Retries are allowed up to half of the retention, so an intention younger than the other
     half has its R(i) still.  (Both times are wall clocks, with half a retention of margin.)
     """
     retention = environment.options.retention
     if declared.intention is None:
         return False
     age = environment.now.wall - declared.intention.at
-    return bool(retention) and declared.standing.record is None and age > retention / 2
+    return bool(retention) and not declared.ended and age > retention / 2
 
 
 def drop_intention(environment: Environment, declared: Declared) -> Steps[None]:

@@ -110,9 +110,14 @@ def cases() -> list[Case]:
                 "an operation, its retry and the sweeper",
                 {"a": 5},
                 {"i": ONE},
-                [runs(("i", ONE)), runs(("i", ONE)), sweeps()],
+                [runs(("i", ONE)), runs(("i", ONE), settles=False), sweeps()],
+                begun=1,  # declared and read; what it proposes lands at any moment, or never
             ),
             (1, 0, 0),
+        ),
+        *_with(
+            Case("an operation and the sweeper", {"a": 5}, {"i": ONE}, [runs(("i", ONE)), sweeps()]),
+            (1, 1, 1),
         ),
         *_with(
             Case(

@@ -105,6 +105,7 @@ class Watcher:
     def __init__(self, versions: Versions) -> None:
         self.versions = dict(versions)
         self.ended = committed_in(self.versions)
+        self._returned: set[str] = set()  # records that were forgotten and then written again, by something late
 
     def wrote(self, key: Key, after: Version | None) -> None:
         """`key` was written and is now `after`."""
@@ -121,15 +122,17 @@ class Watcher:
         else:
             self.versions[key] = after
         for operation_id in concerned:
-            # A record that was forgotten in time may come back as a void marker only.
-            gone = Key(RESULTS, operation_id) not in self.versions
-            self._check_ended(operation_id, forgotten=gone or (key.collection == RESULTS and before is None))
+            record = Key(RESULTS, operation_id)
+            if key == record and before is None and operation_id in self.ended:
+                self._returned.add(operation_id)
+            self._check_ended(operation_id, forgotten=record not in self.versions or operation_id in self._returned)
 
     def forgotten(self, key: Key) -> None:
         """`key` ceased to be by itself, because its time was over."""
         self.versions.pop(key, None)
 
     def _check_ended(self, operation_id: str, *, forgotten: bool) -> None:
+        """What was forgotten may come back as a void marker, or as a proposal that is never committed."""
         was, now = self.ended.get(operation_id), ended_in(self.versions, operation_id)
         if was is not None and now != was and not (forgotten and now is None):
             record = self.versions.get(Key(RESULTS, operation_id))

@@ -88,6 +88,7 @@ class Case:
     readers: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     cancelled: frozenset[str] = frozenset()  # operations somebody may cancel
     options: Options = OPTIONS
+    begun: int = 0  # batches the first worker has behind it when it crashes and the others come (0: it lives)
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,11 @@ class Explorer:
             key = Purse.ref(name).key
             store.perform_one(Insert(key, dump(key, Purse(coins=coins))))
         workers = tuple(self._waiting(self._node(index, ())) for index in range(len(self.case.workers)))
-        return State(self._store(store), workers, (), (), (), self.case.lost_replies, self.case.crashes)
+        state = State(self._store(store), workers, (), (), (), self.case.lost_replies, self.case.crashes)
+        for _ in range(self.case.begun):
+            for place, request in enumerate(self._nodes[state.workers[0][0]].batch or ()):
+                state = self._perform(state, 0, place, request)
+        return self._crash(state._replace(crashes_left=state.crashes_left + 1), 0) if self.case.begun else state
 
     def _waiting(self, node: Node) -> tuple[int, tuple[int, ...]]:
         return node.number, tuple(-1 for _ in node.batch or ())

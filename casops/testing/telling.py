@@ -35,8 +35,8 @@ def tell_reply(reply: Reply) -> str:
     if isinstance(reply, Stored):
         return f"stored {reply.cas}"
     if isinstance(reply, Version):
-        if reply.body is not None and '"state"' in reply.body:
-            record = json.loads(reply.body)
+        record = json.loads(reply.body) if reply.body is not None else None
+        if isinstance(record, dict) and {"state", "fingerprint"} <= record.keys():
             return f"{record['state']} {record.get('attempt') or ''} ({reply.cas})"
         stage = f" + stage {json.loads(reply.stage.meta)['attempt']} = {reply.stage.body}" if reply.stage else ""
         return f"{reply.body if reply.body is None or len(reply.body) < 60 else '…'}{stage} ({reply.cas})"
