@@ -8,7 +8,7 @@ demo: .venv/demo.installed  ## balance transfer for real: workers are killed, th
 	$(BIN)/python -m examples.balance_transfer chaos
 
 test: .venv/dev.installed  ## all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 check: .venv/dev.installed  ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -383,6 +383,14 @@ def test_an_intention_that_may_have_outlived_its_result_is_not_started() -> None
     environment = world.environment()
     (declared,) = ask(world, list_declared(environment))
     assert too_old_to_start(environment, declared)
+    # A proposal of the first attempt, later than anything should be, proves nothing either.
+    late = World(a=5, b=5).worker("x", move("a", "b", 1), "late")
+    late.step(World(a=5, b=5).store)
+    assert late.batch is not None
+    world.store.perform(late.batch[:1])
+    (declared,) = ask(world, list_declared(environment))
+    assert declared.standing.record is not None
+    assert too_old_to_start(environment, declared)
 
 
 def test_a_young_intention_is_started() -> None:

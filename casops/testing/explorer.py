@@ -20,7 +20,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 from casops.documents import dump
 from casops.messages import (
@@ -32,7 +32,6 @@ from casops.messages import (
     Pause,
     Read,
     ReadClock,
-    Replace,
     Reply,
     Scan,
     Stored,
@@ -52,7 +51,7 @@ from casops.testing.checkers import (
     check_serial,
     committed_in,
 )
-from casops.testing.frozen import frozen, without_history
+from casops.testing.frozen import comparable, frozen
 from casops.testing.programs import (
     Asks,
     Hears,
@@ -219,7 +218,7 @@ class Explorer:
         return node.number, tuple(-1 for _ in node.batch or ())
 
     def _store(self, store: MemoryStore) -> int:
-        return self._stores.number(store, _comparable(store.state()))
+        return self._stores.number(store, comparable(store.state()))
 
     def _node(self, worker: int, path: tuple[tuple[Reply, ...], ...], parent: Node | None = None) -> Node:
         """The worker that got these replies.
@@ -263,7 +262,7 @@ class Explorer:
                 return
             if isinstance(request, tuple):
                 batch: Batch = request
-                node.batch = tuple(self._requests.number(each, _comparable(each)) for each in batch)
+                node.batch = tuple(self._requests.number(each, comparable(each)) for each in batch)
                 node.program = program
                 return
             if isinstance(request, Asks | Hears):
@@ -290,7 +289,7 @@ class Explorer:
                 watcher = Watcher(before.versions())
                 key = self._requests.things[request].key
                 watcher.wrote(key, after.versions().get(key))
-            known = self._effects[store, request] = (after_number, self._replies.number(reply, _comparable(reply)))
+            known = self._effects[store, request] = (after_number, self._replies.number(reply, comparable(reply)))
         return known
 
     def _following(self, state: State) -> list[tuple[str, Callable[[], State]]]:
@@ -454,20 +453,6 @@ class Explorer:
             return f"w{int(who) + 1}  {tell_request(request)}  -> no reply"
         answer = self._stores.things[state.store].copy().perform_one(request)
         return f"w{int(who) + 1}  {tell_request(request)}  -> {tell_reply(answer)}"
-
-
-def _comparable(thing: Any) -> Hashable:
-    """The same for things that differ in histories only."""
-    if isinstance(thing, str):
-        return without_history(thing)
-    if isinstance(thing, Insert | Replace):
-        body = without_history(thing.body) if isinstance(thing.body, str) else thing.body
-        return type(thing).__name__, thing.key, getattr(thing, "cas", 0), body, thing.stage, thing.ttl
-    if isinstance(thing, Version):
-        return thing.cas, None if thing.body is None else without_history(thing.body), thing.stage, thing.expires
-    if isinstance(thing, tuple) and type(thing) is tuple:
-        return tuple([_comparable(each) for each in thing])
-    return cast(Hashable, thing)
 
 
 LATER = 1e9

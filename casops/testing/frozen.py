@@ -18,9 +18,11 @@ from collections.abc import Generator, Hashable, Mapping
 from enum import Enum
 from functools import lru_cache
 from types import BuiltinFunctionType, FunctionType, GeneratorType, MethodType
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
+
+from casops.messages import Insert, Replace, Version
 
 IGNORED = frozenset({"rounds", "history"})
 ATOMS = (str, int, float, bool, bytes, type(None), Enum, type, FunctionType, BuiltinFunctionType)
@@ -70,3 +72,17 @@ def _members(thing: Any, seen: dict[int, int]) -> Hashable:
 def without_history(text: str) -> str:
     """A stored record without its history, which is its last field."""
     return text.partition(',"history":')[0]
+
+
+def comparable(thing: Any) -> Hashable:
+    """The same for things that differ in histories only."""
+    if isinstance(thing, str):
+        return without_history(thing)
+    if isinstance(thing, Insert | Replace):
+        body = without_history(thing.body) if isinstance(thing.body, str) else thing.body
+        return type(thing).__name__, thing.key, getattr(thing, "cas", 0), body, thing.stage, thing.ttl
+    if isinstance(thing, Version):
+        return thing.cas, None if thing.body is None else without_history(thing.body), thing.stage, thing.expires
+    if isinstance(thing, tuple) and type(thing) is tuple:
+        return tuple([comparable(each) for each in thing])
+    return cast(Hashable, thing)
