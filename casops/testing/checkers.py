@@ -110,11 +110,11 @@ class Watcher:
     def wrote(self, key: Key, after: Version | None) -> None:
         """`key` was written and is now `after`."""
         before = self.versions.get(key)
-        concerned = {owner[0] for owner in (stage_in(before), stage_in(after)) if owner is not None}
+        concerned: set[str] = {owner[0] for owner in (stage_in(before), stage_in(after)) if owner is not None}
         if key.collection == RESULTS:
             concerned = {key.id}
         elif key.collection.startswith(RESERVED):
-            concerned = set()
+            concerned = set[str]()
         else:
             self._check_body(key, before, after)
         if after is None:

@@ -12,6 +12,9 @@ which their loop variables tell as well, and values that are in variables too.
 Must not be in here: anything the explorer knows.
 """
 
+# It looks into things of every type, so their members' types are not known.
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Mapping

@@ -6,6 +6,7 @@ Must not be in here: anything that decides something.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from casops.messages import Insert, Read, Replace, Reply, Scan, Stored, StoreRequest, Version
 
@@ -35,9 +36,9 @@ def tell_reply(reply: Reply) -> str:
     if isinstance(reply, Stored):
         return f"stored {reply.cas}"
     if isinstance(reply, Version):
-        record = json.loads(reply.body) if reply.body is not None else None
-        if isinstance(record, dict) and {"state", "fingerprint"} <= record.keys():
-            return f"{record['state']} {record.get('attempt') or ''} ({reply.cas})"
+        record: Any = json.loads(reply.body) if reply.body is not None else None
+        if reply.body is not None and reply.body.startswith('{"v":') and '"state"' in reply.body:
+            return f"{record.get('state')} {record.get('attempt') or ''} ({reply.cas})"
         stage = f" + stage {json.loads(reply.stage.meta)['attempt']} = {reply.stage.body}" if reply.stage else ""
         return f"{reply.body if reply.body is None or len(reply.body) < 60 else '…'}{stage} ({reply.cas})"
     return type(reply).__name__.lower()
