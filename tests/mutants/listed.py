@@ -209,18 +209,4 @@ MUTANTS = [
         "            if False:",
         listed=False,
     ),
-    Mutant(
-        "the record gets its time to live before the intention is removed",
-        "protocol/settling.py",
-        """    if not (yield from _remove_intention(environment, ended)):
-        return
-    if not record.settled:
-        yield from _forget_later(environment, ended.operation_id, standing)
-""",
-        """    if not record.settled:
-        yield from _forget_later(environment, ended.operation_id, standing)
-    yield from _remove_intention(environment, ended)
-""",
-        listed=False,
-    ),
 ]
