@@ -294,6 +294,8 @@ def start(folder: Path, file: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell that runs its commands in the background has them ignore Ctrl-C, and their children too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
     )
     assert started.stdout is not None
     while not started.stdout.readline().startswith("payments: "):
