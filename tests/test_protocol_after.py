@@ -132,7 +132,6 @@ def test_settling_twice_changes_nothing_more() -> None:
 
 def test_void_stages_of_lost_attempts_are_dropped() -> None:
     world = World(a=5, b=5, c=5)
-    first = True
 
     def wander(numbers: dict[str, int | None]) -> None:
         numbers["a"] = (numbers["a"] or 0) + 1
@@ -148,7 +147,6 @@ def test_void_stages_of_lost_attempts_are_dropped() -> None:
     world.settle(Ended("z", ended.standing, False, False, {**ended.staged, n("a"): None}, ended.intention_cas))
     assert world.stage("a") is None
     assert world.body("a") == 5
-    assert first
 
 
 def test_a_removed_document_is_removed() -> None:
