@@ -150,7 +150,7 @@ class AsyncSettler:
 
     async def add(self, ended: Ended) -> None:
         """Have it settled; by the caller itself if too many wait already."""
-        if ended.record.settled and ended.intention_cas is None:
+        if ended.record.settled and not ended.listed:
             return  # somebody has put it away
         if len(self._waiting) >= self._engine.options.settle_queue:
             await self._settle([ended])

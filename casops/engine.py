@@ -128,7 +128,7 @@ class Engine:
             return self._pending(each, "younger than the grace period")
         try:
             if each.ended:
-                yield from self.settle(Ended(each.operation_id, each.standing, True, intention_cas=each.cas))
+                yield from self.settle(Ended(each.operation_id, each.standing, True, listed=True))
                 return None
             model = self._operations.get(each.intention.operation)
             if model is None:

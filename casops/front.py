@@ -171,7 +171,7 @@ class Settler:
 
     def add(self, ended: Ended) -> None:
         """Have it settled; by the caller itself if too many wait already."""
-        if ended.record.settled and ended.intention_cas is None:
+        if ended.record.settled and not ended.listed:
             return  # somebody has put it away
         with self._changed:
             accepted = len(self._waiting) < self._engine.options.settle_queue and not self._closing

@@ -117,6 +117,17 @@ class Remove:
 
 
 @dataclass(frozen=True, slots=True)
+class Forget:
+    """Take the intention away, whatever stands there.  -> Stored | Missing (there was none) | Unknown | Refused
+
+    The one write without a CAS, for intentions of operations that have ended: an id is never reused, so
+    whatever it takes away, now or late, could not have brought anything about any more.
+    """
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
 class Scan:
     """List the intentions, one page at a time.  -> Page | Unknown | Refused
 
@@ -126,7 +137,7 @@ class Scan:
     cursor: str = ""
 
 
-StoreRequest: TypeAlias = Read | Insert | Replace | Remove | Scan
+StoreRequest: TypeAlias = Read | Insert | Replace | Remove | Forget | Scan
 
 
 # --- replies of a store -----------------------------------------------------------------------

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from casops.messages import (
+    Forget,
     Insert,
     Key,
     Missing,
@@ -152,8 +153,8 @@ class World:
         return self.version(intention_key(operation_id))
 
 
-def writes(batch: Iterable[StoreRequest] | None) -> list[Insert | Replace | Remove]:
-    return [each for each in batch or () if isinstance(each, Insert | Replace | Remove)]
+def writes(batch: Iterable[StoreRequest] | None) -> list[Insert | Replace | Remove | Forget]:
+    return [each for each in batch or () if isinstance(each, Insert | Replace | Remove | Forget)]
 
 
 def only(world: World, worker: Worker[Any], keep: Callable[[StoreRequest], bool]) -> list[StoreRequest]:
@@ -189,4 +190,4 @@ def proposes(worker: Worker[Any]) -> bool:
 
 
 def is_on(name: str) -> Callable[[StoreRequest], bool]:
-    return lambda request: isinstance(request, Insert | Replace | Remove) and request.key == n(name)
+    return lambda request: isinstance(request, Insert | Replace | Remove | Forget) and request.key == n(name)

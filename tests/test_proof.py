@@ -14,6 +14,7 @@ from casops.testing.explorer import Explorer
 from casops.testing.programs import Move, Put, model_of
 from casops.testing.simulator import live
 from casops.testing.soaking import soak
+from tests.mutants.listed import KEPT_SEEDS
 
 
 def test_a_case_is_explored_to_its_end() -> None:
@@ -29,6 +30,12 @@ def test_the_same_seed_gives_the_same_world() -> None:
         first, again = live(seed, traced=True), live(seed, traced=True)
         assert first == again
         assert first.violation is None
+
+
+@pytest.mark.parametrize("seed", KEPT_SEEDS)
+def test_a_world_that_once_showed_a_bug(seed: int) -> None:
+    lived = live(seed)
+    assert lived.violation is None, lived.violation
 
 
 def test_worlds_differ_and_things_go_wrong_in_them() -> None:

@@ -10,12 +10,12 @@ import pytest
 from casops.errors import Contended, InvariantViolation
 from casops.messages import (
     Body,
+    Forget,
     Insert,
     Key,
     Missing,
     Read,
     Refused,
-    Remove,
     Replace,
     Stage,
     Steps,
@@ -51,7 +51,7 @@ def test_the_order_of_settling() -> None:
     assert order == [
         ("Replace _casops.results",),
         ("Replace n", "Replace n"),
-        ("Remove _casops.intentions",),
+        ("Forget _casops.intentions",),
         ("Replace _casops.results",),
     ]
 
@@ -68,7 +68,7 @@ def test_committed_is_written_before_any_body_moves() -> None:
 def test_the_time_to_live_comes_after_documents_and_intention() -> None:
     world = World(a=5, b=5)
     worker = settler(world, world.run("i", move("a", "b", 1)))
-    while worker.batch is not None and not any(isinstance(each, Remove) for each in worker.batch):
+    while worker.batch is not None and not any(isinstance(each, Forget) for each in worker.batch):
         worker.step(world.store)
     assert world.stage("a") is None
     record = world.version(result_key("i"))
@@ -78,7 +78,7 @@ def test_the_time_to_live_comes_after_documents_and_intention() -> None:
     worker.answer([Unknown("lost")])  # the removal of the intention
     while worker.batch is not None and not writes(worker.batch):
         worker.step(world.store)
-    assert isinstance(worker.batch[0] if worker.batch else None, Remove)  # again, before anything else
+    assert isinstance(worker.batch[0] if worker.batch else None, Forget)  # again, before anything else
     worker.finish(world.store)
     record = world.version(result_key("i"))
     assert record is not None
@@ -144,7 +144,7 @@ def test_void_stages_of_lost_attempts_are_dropped() -> None:
     job = Job(lambda numbers: None, ["c"])
     worker._steps.close()
     ended = world.run("z", Job(job.function, ["c"]))
-    world.settle(Ended("z", ended.standing, False, False, {**ended.staged, n("a"): None}, ended.intention_cas))
+    world.settle(Ended("z", ended.standing, False, False, {**ended.staged, n("a"): None}, ended.listed))
     assert world.stage("a") is None
     assert world.body("a") == 5
 

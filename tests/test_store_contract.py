@@ -21,6 +21,7 @@ from casops.messages import (
     Body,
     Entry,
     Exists,
+    Forget,
     Insert,
     Key,
     Mismatch,
@@ -147,6 +148,16 @@ def test_the_acknowledged_cas_is_the_one_that_is_read(bench: Bench) -> None:
     assert bench.version() == Version(cas, None)
 
 
+def test_an_intention_is_forgotten_whatever_stands_there(bench: Bench) -> None:
+    key = Key(INTENTIONS, "1")
+    assert bench.ask(Forget(key)) == Missing()
+    cas = bench.stored(Insert(key, "{}"))
+    bench.stored(Replace(key, cas, "{}"))
+    assert isinstance(bench.ask(Forget(key)), Stored)
+    assert bench.ask(Read(key)) == Missing()
+    assert bench.ask(Forget(key)) == Missing()
+
+
 @pytest.mark.parametrize("write", [lambda cas: Replace(DOC, cas, "stale"), lambda cas: Remove(DOC, cas)])
 def test_a_write_that_names_another_cas_changes_nothing(bench: Bench, write: Callable[[int], StoreRequest]) -> None:
     old = bench.stored(Insert(DOC, "1"))
@@ -233,6 +244,7 @@ def test_moving_a_body_that_is_not_staged_is_a_bug_and_changes_nothing(bench: Be
         Replace(DOC, 0, "x"),
         Replace(DOC, -1, "x"),
         Remove(DOC, 0),
+        Forget(DOC),
         Replace(DOC, 1, "x", expires=START + 1, ttl=1),
         Replace(DOC, 1, "x", ttl=0),
         Replace(DOC, 1, "x", expires=0),

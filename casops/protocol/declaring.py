@@ -34,7 +34,8 @@ class Declaration:
             worker=environment.worker,
             at=environment.now.wall,
         )
-        self.cas: int | None = None  # known only if this call declared it, or a sweep found it
+        self.cas: int | None = None  # known if this call declared it or took it over, or a sweep found it
+        self._mine = False  # this call declared it: it may withdraw it
 
     def found(self, intention: Intention, cas: int) -> None:
         """Go on with an intention that a sweep found."""
@@ -42,6 +43,11 @@ class Declaration:
 
     def request(self) -> Insert:
         return Insert(self._key, encode(self.intention))
+
+    def heard(self, reply: Reply) -> None:
+        """What the store said to `request`: this call has declared it, or it does not know."""
+        if isinstance(reply, Stored):
+            self.cas, self._mine = reply.cas, True
 
     def is_ours(self, reply: Reply) -> Steps[bool]:
         """Does the intention of this very call stand?  `reply`: what the store said to `request`.
@@ -52,8 +58,8 @@ class Declaration:
         while isinstance(answer, Unknown):
             yield from self._environment.after_failed(answer)
             (answer,) = yield from self._environment.perform(self.request())
+        self.heard(answer)
         if isinstance(answer, Stored):
-            self.cas = answer.cas
             return True
         if isinstance(answer, Refused):
             raise StoreFailed(answer.why)
@@ -64,15 +70,34 @@ class Declaration:
         check_fingerprint(self._work, self._id, standing.fingerprint)
         self.intention = standing
         if standing.call == self.call:
-            self.cas = found.cas  # our own write, whose reply was lost
+            self.heard(Stored(found.cas))  # our own write, whose reply was lost
         return standing.call == self.call
 
-    def renew(self) -> Steps[None]:
-        """Whoever declared it may have withdrawn it meanwhile; what is worked on must be listed."""
-        if self.cas is None:
-            (reply,) = yield from self._environment.perform(self.request())
+    def take_over(self) -> Steps[None]:
+        """Make the intention this call's before it goes on with what another call has begun.
+
+        Whoever declared it may withdraw it, by the CAS it knows, when it gives up.  What is worked on must stay
+        listed, so that CAS is moved; and whoever has taken an intention over never withdraws it.
+        Raises OperationMismatch, StoreFailed, TimeUp.
+        """
+        while not self._mine:
+            self.intention = self.intention.model_copy(update={"call": self.call})
+            text = encode(self.intention)
+            (reply,) = yield from self._environment.perform(
+                Insert(self._key, text) if self.cas is None else Replace(self._key, self.cas, text)
+            )
             if isinstance(reply, Stored):
                 self.cas = reply.cas
+                return
+            yield from self._environment.after_failed(reply)
+            (found,) = (yield from self._environment.read([self._key])).values()
+            if isinstance(found, Missing):
+                self.cas = None
+                continue
+            self.cas, self.intention = found.cas, decode_intention(found.body, self._id)
+            check_fingerprint(self._work, self._id, self.intention.fingerprint)
+            if self.intention.call == self.call:
+                return
 
     def count(self, error: Exception) -> Steps[None]:
         """Note that the business function raised.  A count that is lost costs one more try."""
@@ -82,8 +107,11 @@ class Declaration:
             yield from self._environment.perform(Replace(self._key, self.cas, encode(counted)))
 
     def withdraw(self) -> Steps[None]:
-        """Remove it, if this call declared it: the operation is not to happen by itself later."""
-        if self.cas is not None and self.intention.call == self.call:
+        """Remove it, if this call declared it: the operation is not to happen by itself later.
+
+        By its CAS: should another worker have taken it over meanwhile, it stays.
+        """
+        if self.cas is not None and self._mine:
             yield from self._environment.perform(Remove(self._key, self.cas))
             self.cas = None
 

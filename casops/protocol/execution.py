@@ -72,7 +72,7 @@ class Ended:
     replayed: bool
     taken_over: bool = False
     staged: dict[Key, Version | None] = field(default_factory=dict[Key, "Version | None"])  # our stages; None: look
-    intention_cas: int | None = None
+    listed: bool = False  # this call knows of an intention that stands
 
     @property
     def record(self) -> Record:
@@ -148,8 +148,7 @@ class Execution:
         for key, reply in zip(keys, replies, strict=True):
             if isinstance(reply, Version | Missing):
                 self.found[key] = reply
-        if isinstance(declared, Stored):
-            self.declaration.cas = declared.cas
+        self.declaration.heard(declared)
         try:
             yield from self._look()
         except OperationMismatch:
@@ -190,7 +189,7 @@ class Execution:
                 continue
             if not self.taken_over:
                 self.taken_over = True
-                yield from self.declaration.renew()
+                yield from self.declaration.take_over()
             self.found.clear()  # what was read before the wait is old
             record = self.standing.record
             if record is None or record.attempt is None:
@@ -224,6 +223,8 @@ class Execution:
         """Read, run the function, write.  None: lost, try again."""
         if self.attempts >= self.options.attempts:
             why = f"lost {self.attempts} tries to others; nothing happened: ask again with the same id"
+            if self.taken_over:
+                why += " (another call declared it, so it stays pending: cancel it if it must not happen)"
             return (yield from self._give_up(Contended(why, operation_id=self.id)))
         if self.attempts:
             # Twice as long after every loss, so that some worker is always left alone long enough.
@@ -466,7 +467,7 @@ class Execution:
 
     def _ended(self, standing: Standing, *, replayed: bool = False) -> Ended:
         taken_over = self.taken_over and not replayed
-        return Ended(self.id, standing, replayed, taken_over, self.staged, self.declaration.cas)
+        return Ended(self.id, standing, replayed, taken_over, self.staged, self.declaration.cas is not None)
 
     def _unanswered(self, why: str, *, refused: bool = False) -> CasOpsError:
         trouble = self.environment.last_trouble

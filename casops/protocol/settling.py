@@ -20,10 +20,10 @@ from __future__ import annotations
 
 from casops.errors import InvariantViolation
 from casops.messages import (
+    Forget,
     Key,
     Missing,
     Refused,
-    Remove,
     Replace,
     Reply,
     Steps,
@@ -51,8 +51,7 @@ def settle(environment: Environment, ended: Ended) -> Steps[None]:
         return  # forgotten already, or not what we were told: nothing to settle
     if not record.settled:
         yield from _settle_documents(environment, ended, record)
-    if not (yield from _remove_intention(environment, ended)):
-        return
+    yield from _remove_intention(environment, ended.operation_id)
     if not record.settled:
         yield from _forget_later(environment, ended.operation_id, standing)
 
@@ -107,19 +106,12 @@ def _writes(found: dict[Key, Found], operation_id: str, record: Record) -> dict[
     return writes
 
 
-def _remove_intention(environment: Environment, ended: Ended) -> Steps[bool]:
-    """True once it is certain that no intention stands."""
-    key, cas = intention_key(ended.operation_id), ended.intention_cas
+def _remove_intention(environment: Environment, operation_id: str) -> Steps[None]:
+    """Until it is certain that no intention stands."""
     while True:
-        if cas is None:
-            (found,) = (yield from environment.read([key])).values()
-            if isinstance(found, Missing):
-                return True
-            cas = found.cas
-        (reply,) = yield from environment.perform(Remove(key, cas))
-        if isinstance(reply, Stored):
-            return True
-        cas = None
+        (reply,) = yield from environment.perform(Forget(intention_key(operation_id)))
+        if isinstance(reply, Stored | Missing):
+            return
         yield from environment.after_failed(reply)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from casops.messages import Insert, Key, Missing, Remove, Replace, Steps, Stored
+from casops.messages import Forget, Insert, Key, Missing, Replace, Steps, Stored
 from casops.protocol.environment import Environment
 from casops.protocol.execution import Ended
 from casops.protocol.fate import Standing, Suspect, decide, read_with_participants, standing_of
@@ -126,5 +126,4 @@ def too_old_to_start(environment: Environment, declared: Declared) -> bool:
 
 def drop_intention(environment: Environment, declared: Declared) -> Steps[None]:
     """Remove an intention that can never run, because its id has ended with other arguments."""
-    if declared.cas is not None:
-        yield from environment.perform(Remove(intention_key(declared.operation_id), declared.cas))
+    yield from environment.perform(Forget(intention_key(declared.operation_id)))

@@ -26,9 +26,9 @@ casops.messages.  What a store owes to the protocol, each with the reason:
     In collections that start with RESERVED there are no tombstones: a record that was removed or
     whose time is over is Missing.
  7. A stage does not survive expiry; the protocol never leaves one on a document that can expire.
- 8. Intentions are documents of the collection INTENTIONS and the only ones that can be listed.  A store may keep
-    many in one shard document: their CAS may then be coarser (a spurious `Mismatch` is allowed),
-    and `Remove` of an intention may leave the CAS unlooked at, since an id is never reused.
+ 8. Intentions are documents of the collection INTENTIONS and the only ones that can be listed and forgotten
+    (`Forget`, which names no CAS).  A store may keep many in one shard document: their CAS may then be
+    coarser, that is, a `Mismatch` may come although only another intention has changed.
  9. Keys and bodies are text.  What a store cannot take (too long, too large) is `Refused`.
 
 casops.testing tests these, and the tests of this package show how a store is put to them.

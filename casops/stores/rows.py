@@ -21,10 +21,12 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple, TypeAlias
 
 from casops.messages import (
+    INTENTIONS,
     RESERVED,
     Body,
     Entry,
     Exists,
+    Forget,
     Insert,
     Key,
     Mismatch,
@@ -57,7 +59,7 @@ MAX_SECONDS: Final = 2**40
 PAGE_ENTRIES: Final = 500
 PAGE_BYTES: Final = 8 * 1024 * 1024
 
-Write: TypeAlias = Insert | Replace | Remove
+Write: TypeAlias = Insert | Replace | Remove | Forget
 
 
 class Row(NamedTuple):
@@ -103,6 +105,8 @@ def check(request: StoreRequest) -> Refused | None:
             _insist(request.body is not None or not _reserved(key), "a record without a body", key)
     if isinstance(request, Replace | Remove):
         _insist(request.cas > 0, "a blind write", key)
+    if isinstance(request, Forget):
+        _insist(key.collection == INTENTIONS, "a blind removal", key)
     return _unfit(texts)
 
 
@@ -126,7 +130,9 @@ def shown(row: Row | None, now: float) -> Version | Missing:
     return Missing() if seen is None else Version(seen.cas, seen.body, seen.stage, seen.expires)
 
 
-def decide(request: Write, row: Row | None, *, now: float, cas: int, tombstones: float) -> Change | Exists | Mismatch:
+def decide(
+    request: Write, row: Row | None, *, now: float, cas: int, tombstones: float
+) -> Change | Exists | Mismatch | Missing:
     """What a write does to its row at `now`; `cas` is the one the new version gets.
 
     Raises AssertionError for Body.STAGED where no body is staged; nothing is to be kept then.
@@ -140,6 +146,10 @@ def decide(request: Write, row: Row | None, *, now: float, cas: int, tombstones:
         if seen is not None and (seen.body is not None or request.body is None):
             return Exists()
         body, stage = request.body, request.stage
+    elif isinstance(request, Forget):
+        if seen is None:
+            return Missing()
+        body = None
     else:
         if seen is None or seen.cas != request.cas:
             return Mismatch()

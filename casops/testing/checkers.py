@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from casops.messages import RESERVED, RESULTS, Key, Version
+from casops.messages import INTENTIONS, RESERVED, RESULTS, Key, Version
 
 # What an operation does to documents, by document name; None: absent.  It changes its argument and
 # gives its answer.
@@ -98,8 +98,8 @@ def stage_in(version: Version | None) -> tuple[str, str] | None:
 class Watcher:
     """Follows a store write by write.
 
-    `wrote` raises Violation if a write undid an ended operation or showed ordinary readers a value
-    that was not committed.
+    `wrote` raises Violation if a write undid an ended operation, showed ordinary readers a value that was not
+    committed, or left a committed operation to be settled though no sweep would find it.
     """
 
     def __init__(self, versions: Versions) -> None:
@@ -126,6 +126,8 @@ class Watcher:
             if key == record and before is None and operation_id in self.ended:
                 self._returned.add(operation_id)
             self._check_ended(operation_id, forgotten=record not in self.versions or operation_id in self._returned)
+        for operation_id in {key.id} if key.collection == INTENTIONS else concerned:
+            self._check_listed(operation_id)
 
     def forgotten(self, key: Key) -> None:
         """`key` ceased to be by itself, because its time was over."""
@@ -139,6 +141,16 @@ class Watcher:
             raise Violation(f"{operation_id} had ended {was} and is undone or changed: {record}")
         if now is not None:
             self.ended[operation_id] = now
+
+    def _check_listed(self, operation_id: str) -> None:
+        """A committed operation that is still to be settled has an intention, by which a sweep finds it."""
+        record = self.versions.get(Key(RESULTS, operation_id))
+        ended = self.ended.get(operation_id)
+        if record is None or ended is None or Key(INTENTIONS, operation_id) in self.versions:
+            return
+        for collection, id, _ in parsed(record.body or "")["participants"]:
+            if stage_in(self.versions.get(Key(collection, id))) == (operation_id, ended.attempt):
+                raise Violation(f"{operation_id} is committed, {collection}/{id} is not settled, and nothing lists it")
 
     def _check_body(self, key: Key, before: Version | None, after: Version | None) -> None:
         if (before and before.body) == (after and after.body):

@@ -291,7 +291,8 @@ def label(request: m.StoreRequest) -> str:
     name = {m.RESULTS: "record", m.INTENTIONS: "intention"}.get(request.key.collection)
     if isinstance(request, m.Read):
         return f"read {name or request.key.id}"
-    return name or f"{'settle' if isinstance(request, m.Remove) or request.stage is None else 'stage'} {request.key.id}"
+    stages = isinstance(request, m.Insert | m.Replace) and request.stage is not None
+    return name or f"{'stage' if stages else 'settle'} {request.key.id}"
 
 
 def swept(recovery: Any) -> str:

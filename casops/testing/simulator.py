@@ -415,14 +415,10 @@ class World:
         self._forget()
         for each in range(3):
             self._alone(f"sweeper-after-sleep{each}", sweeps())
-        # A worker that gave up withdraws its intention, though another may be about to finish the operation and die:
-        # that one is committed, listed nowhere, and settled by whoever meets it.  So values count here, not bodies.
-        for name in self.purses:
-            self._alone(f"last-reader-{name}", reads(f"last-{name}", name))
-        self._check_end({name: self._answered.pop(f"last-{name}")[1][1][0] for name in self.purses})
+        self._check_end()
 
-    def _check_end(self, final: dict[str, Any] | None = None) -> None:
-        """`final`: values of the purses; None: what ordinary readers see."""
+    def _check_end(self) -> None:
+        """Answers, and the documents as ordinary readers see them."""
         heard: list[Heard] = []
         for operation_id, operation in self.operations.items():
             ended = self.watcher.ended.get(operation_id)
@@ -440,9 +436,8 @@ class World:
             if reader in self._answered:
                 answered, answer = self._answered[reader]
                 heard.append(Heard(reader, reading_model(names), self._asked[reader], answered, answer))
-        settled = final is None
-        final = {} if final is None else final
-        for name in self.purses if settled else ():
+        final: dict[str, Any] = {}
+        for name in self.purses:
             found = self.store.perform_one(Read(Purse.ref(name).key))
             body = found.body if isinstance(found, Version) else None
             final[name] = None if body is None else Purse.model_validate_json(body).coins

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from casops.messages import Insert, Read, Replace, Reply, Scan, Stored, StoreRequest, Version
+from casops.messages import Forget, Insert, Read, Replace, Reply, Scan, Stored, StoreRequest, Version
 
 
 def tell_request(request: StoreRequest) -> str:
@@ -18,7 +18,7 @@ def tell_request(request: StoreRequest) -> str:
     key = f"{request.key.collection.removeprefix('_casops.')}/{request.key.id}"
     if isinstance(request, Read):
         return f"read {key}"
-    at = "" if isinstance(request, Insert) else f" at {request.cas}"
+    at = "" if isinstance(request, Insert | Forget) else f" at {request.cas}"
     what = ""
     if isinstance(request, Insert | Replace):
         if isinstance(request.body, str) and request.key.collection.startswith("_casops."):

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from tests.mutants.listed import MUTANTS, Mutant
+from tests.mutants.listed import KEPT_SEEDS, MUTANTS, Mutant
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -72,7 +72,7 @@ def hunt(mutant: Mutant) -> dict[str, Any]:
         explored += found.states
         if found.violation is not None:
             return {"by": case.name, "after": explored, "of": "states", "what": found.violation}
-    for seed in range(WORLDS):
+    for seed in (*KEPT_SEEDS, *range(WORLDS)):
         try:
             violation = live(seed).violation
         except Exception as error:  # noqa: BLE001
