@@ -200,7 +200,7 @@ def test_a_protocol_that_takes_unknown_for_failure_is_caught(monkeypatch: pytest
 
 def test_settling_that_forgets_a_document_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settling, "_writes", lambda *_: {})
-    with pytest.raises(AssertionError, match="still carries a stage"):
+    with pytest.raises(AssertionError, match="is not settled, and nothing lists it"):
         crash_everywhere(TRANSFER, documents=BANK)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from casops.errors import Contended, Expired, OperationMismatch, OutcomeUnknown, StoreUnavailable
 from casops.ids import new_operation_id
-from casops.messages import Body, Exists, Insert, Mismatch, Read, Refused, Remove, Replace, Unknown
+from casops.messages import Body, Exists, Insert, Mismatch, Read, Refused, Remove, Replace, Reply, Unknown
 from casops.options import Options
 from casops.protocol.execution import Execution
 from casops.records import Intention, intention_key, result_key
@@ -461,6 +461,38 @@ def test_what_another_worker_has_taken_over_is_not_withdrawn() -> None:
     second.crash()  # it is committed, and nobody has heard of it
     assert world.stage("a") is not None
     assert world.intention("i") is not None, "committed, and listed nowhere"
+
+
+@pytest.mark.parametrize("reply", [Unknown("lost"), Mismatch()])
+def test_a_withdrawal_is_repeated_until_it_is_certain(reply: Reply) -> None:
+    """Mismatch: in a store that keeps many intentions in one document its CAS moves without them."""
+    world = World(a=5)
+
+    def broken(numbers: dict[str, int | None]) -> None:
+        raise LookupError("no such thing")
+
+    worker = world.worker("i", Job(broken, ["a"]))
+    while not any(isinstance(each, Remove) for each in worker.batch or ()):
+        worker.step(world.store)
+    worker.answer([reply])
+    with pytest.raises(LookupError):
+        worker.finish(world.store)
+    assert world.intention("i") is None
+
+
+def test_a_withdrawal_that_cannot_be_made_certain_is_not_told_as_nothing_pending() -> None:
+    world = World(a=5)
+
+    def broken(numbers: dict[str, int | None]) -> None:
+        raise LookupError("no such thing")
+
+    worker = world.worker("i", Job(broken, ["a"]))
+    while not any(isinstance(each, Remove) for each in worker.batch or ()):
+        worker.step(world.store)
+    while worker.batch is not None:
+        worker.answer([Unknown("silence") for _ in worker.batch])
+    assert isinstance(worker.error, OutcomeUnknown)
+    assert world.intention("i") is not None
 
 
 def test_a_refused_stage_did_not_happen_and_leaves_nothing() -> None:

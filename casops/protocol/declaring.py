@@ -8,7 +8,7 @@ Must not be in here: R(i), documents.
 from __future__ import annotations
 
 from casops.errors import OperationMismatch
-from casops.messages import Insert, Missing, Refused, Remove, Replace, Reply, Steps, Stored, Unknown
+from casops.messages import Insert, Missing, Refused, Remove, Replace, Reply, Steps, Stored, Unknown, Version
 from casops.protocol.environment import Environment, StoreFailed
 from casops.protocol.work import Work
 from casops.records import Intention, decode_intention, encode, intention_key
@@ -109,11 +109,19 @@ class Declaration:
     def withdraw(self) -> Steps[None]:
         """Remove it, if this call declared it: the operation is not to happen by itself later.
 
-        By its CAS: should another worker have taken it over meanwhile, it stays.
+        By its CAS: should another worker have taken it over meanwhile, it stays.  Until it is certain: where many
+        intentions share a document, its CAS moves without them, and a lost reply leaves it standing.
+        Raises StoreFailed, TimeUp: then it may stay declared.
         """
-        if self.cas is not None and self._mine:
-            yield from self._environment.perform(Remove(self._key, self.cas))
-            self.cas = None
+        while self.cas is not None and self._mine:
+            (reply,) = yield from self._environment.perform(Remove(self._key, self.cas))
+            if isinstance(reply, Stored):
+                self.cas = None
+                return
+            yield from self._environment.after_failed(reply)
+            (found,) = (yield from self._environment.read([self._key])).values()
+            stands = isinstance(found, Version) and decode_intention(found.body, self._id).call == self.call
+            self.cas = found.cas if isinstance(found, Version) and stands else None
 
 
 def check_fingerprint(work: Work, operation_id: str, fingerprint: str | None) -> None:
