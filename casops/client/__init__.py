@@ -1,4 +1,5 @@
-"""The client of the message tier: ask one of several servers, get one answer, whatever is lost (extra `casops[client]`).
+"""The client of the message tier: ask one of several servers, get one answer, whatever is lost (extra
+`casops[client]`).
 
     with Client(["http://a:8000", "http://b:8000"]) as client:
         receipt = client.run(Transfer(source="alice", target="bob", amount=100), operation_id="order-29401")

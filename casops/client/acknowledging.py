@@ -1,8 +1,8 @@
 """Acknowledgements: ids whose answers the application has put away and will never ask for again.
 
 They travel in a header of later requests; the server may forget those results early. Only the application can say
-so: if the client acknowledged whatever it received, an application that died before it had written the answer down would ask
-again, find the result forgotten, and have the operation run a second time. For the same reason an id is not
+so: if the client acknowledged whatever it received, an application that died before it had written the answer down
+would ask again, find the result forgotten, and have the operation run a second time. For the same reason an id is not
 acknowledged while a request for it may still be on its way somewhere.
 
 Must not be in here: requests.
@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 
-from casops.client.wire import quoted
+from casops.wire import MAX_ACKNOWLEDGED, encode_id
 
-# As many as the service takes in one header, and far below the 8 KB that servers and gateways take.
-MOST_IDS, MOST_BYTES = 64, 4096
+# Half of the 8 KB of headers that most servers and gateways take; ids may be long.
+MOST_BYTES = 4096
 
 # What is not told in time is forgotten after the retention anyway.
 MOST_WAITING = 10_000
@@ -52,8 +52,8 @@ class Acknowledgements:
         """Ids for the next message."""
         taken: list[str] = []
         size = 0
-        while self._waiting and len(taken) < MOST_IDS:
-            size += len(quoted(self._waiting[0])) + 2
+        while self._waiting and len(taken) < MAX_ACKNOWLEDGED:
+            size += len(encode_id(self._waiting[0])) + 2
             if size > MOST_BYTES:
                 break
             taken.append(self._waiting.popleft())

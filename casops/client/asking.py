@@ -7,10 +7,10 @@ The rules
     running: whichever is answered first answers the call.
  3. Second: the server is suspect, the application is told, the next server is asked.
  4. No connection: certain that nothing was sent.  The server is suspect at once, the next one is asked.
- 5. "Still in progress": the same server again, when it says.  "Too busy", "store away": another server at once, this one
-    when it says.
- 6. No server left: as long as messages are out their answers are waited for, and a server that comes back is asked again;
-    then OutcomeUnknown.  Nothing outlasts the deadline.
+ 5. "Still in progress": the same server again, when it says.  "Too busy", "store away": another server at once, this
+    one when it says.
+ 6. No server left: as long as messages are out their answers are waited for, and a server that comes back is asked
+    again; then OutcomeUnknown.  Nothing outlasts the deadline.
  7. Every repetition takes a token of the retry budget, but for those that a server asked for (5, the same server) and
     those of which nothing had been sent (4).
  8. "It did not happen" is said only if no message of this operation can still reach a server.
@@ -183,7 +183,9 @@ class Asking:
         operation_id = self._entry.asked.operation_id
         fates = [each.fate for each in self._sent]
         if fates and all(isinstance(fate, Lost) and not fate.sent for fate in fates):
-            reasons = "; ".join(f"{each.server.url}: {each.fate.why}" for each in self._sent if isinstance(each.fate, Lost))
+            reasons = "; ".join(
+                f"{each.server.url}: {each.fate.why}" for each in self._sent if isinstance(each.fate, Lost)
+            )
             return OutcomeUnknown(
                 f"no server could be reached, and nothing was sent by this call ({reasons}); "
                 "ask again later with the same id",
@@ -203,5 +205,7 @@ class Asking:
         certain = self._entry.out == 0 and not self._entry.uncertain
         if error.happened is False and not certain and not isinstance(error, OperationMismatch):
             error.happened, error.retry = None, True
-            error.add_note("An earlier request for this operation may still reach a server; ask again with the same id.")
+            error.add_note(
+                "An earlier request for this operation may still reach a server; ask again with the same id."
+            )
         return error

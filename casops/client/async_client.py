@@ -1,9 +1,10 @@
 """`AsyncClient`: ask servers for operations, from asyncio code.  For threads: `Client` (client.py).
 
-It drives the generators of asking.py, probing.py and looking.py: puts their messages on their way, wakes them when something
-has happened that concerns them, and tells the application what the desk has to tell.
+It drives the generators of asking.py, probing.py and looking.py: puts their messages on their way, wakes them when
+something has happened that concerns them, and tells the application what the desk has to tell.
 
-A cancelled call is a caller that went away: what it sent is left running, and asking again with the same id tells what became of it.
+A cancelled call is a caller that went away: what it sent is left running, and asking again with the same id tells
+what became of it.
 
 Must not be in here: what is sent to whom, and what a reply means.
 """
@@ -16,10 +17,11 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import httpx
 
@@ -39,6 +41,7 @@ from casops.errors import CasOpsError, OutcomeUnknown, UsageError
 from casops.ids import check_id
 from casops.operations import Operation, result_adapter
 from casops.outcome import Outcome, Pending
+from casops.wire import path_of
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -69,8 +72,8 @@ class AsyncClient:
 
     `servers`: base URLs (`https://bank.example/api`).  `pending`: a file for the pending list, so that it outlives this
     process.  `on_notice`: called with every Notice, in the event loop, so it must not block.  `operations`: classes
-    that `recover` and `outcome` shall know, beside those that were run here.  `connect`: makes the httpx client of a server (for
-    TLS, authentication …); it must neither retry nor follow redirects.
+    that `recover` and `outcome` shall know, beside those that were run here.  `connect`: makes the httpx client of a
+    server (for TLS, authentication …); it must neither retry nor follow redirects.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class AsyncClient:
         self._tasks: set[asyncio.Task[None]] = set()
         self._probed: set[Server] = set()
         self._closed = False
+        self._wakes: set[Callable[[], None]] = set()
         self._file = None if pending is None else PendingFile(pending)
         for asked in self._file.waiting() if self._file else ():
             self._desk.table.restore(asked)
@@ -121,7 +125,7 @@ class AsyncClient:
                 "this id was acknowledged, so its result may be forgotten; an id is never used again",
                 operation_id=operation_id,
             )
-        entry = self._desk.table.enter(asked)
+        entry = self._desk.table.enter(asked, f"/operations/{path_of(type(operation))}")
         settled = False
         try:
             if self._file is not None:
@@ -181,7 +185,7 @@ class AsyncClient:
 
     def forget(self, operation_id: str) -> None:
         """Take an operation off the pending list without an answer.  It may have happened, or happen yet."""
-        self._desk.table.forget(operation_id)
+        self._desk.forget(check_id(operation_id))
         if self._file is not None:
             self._file.ends(operation_id)
 
@@ -198,6 +202,8 @@ class AsyncClient:
         if self._closed:
             return
         self._closed = True
+        for wake in self._wakes:
+            wake()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -221,27 +227,28 @@ class AsyncClient:
         """Run a generator of this package to its end."""
         wake = asyncio.Event()
         concern.listeners.append(wake.set)
+        self._wakes.add(wake.set)
+        now: Any = None  # a generator that has not begun takes nothing else
         try:
-            request = next(steps)
             while True:
-                self._check_going(concern)
+                # Only this may raise StopIteration: what the request does stays outside of the `try`.
+                try:
+                    request = steps.send(now)
+                except StopIteration as stop:
+                    return cast(T, stop.value)
+                self._tell()
+                if self._closed:
+                    raise OutcomeUnknown("the client was closed during the call; ask again later with the same id")
                 if isinstance(request, Send):
                     self._post(request.message)
                 else:
                     await _until(wake, request.until + random.random() * request.spread)
                     wake.clear()
-                # Only this may raise StopIteration: what the request does stays outside of the `try`.
-                try:
-                    request = steps.send(time.monotonic())
-                except StopIteration as stop:
-                    return stop.value  # type: ignore[no-any-return]  # what the generator returns
-                finally:
-                    self._tell()
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
+                now = time.monotonic()
         finally:
-            concern.listeners.remove(wake.set)
             steps.close()
+            self._wakes.discard(wake.set)
+            concern.listeners.remove(wake.set)
             self._tell()
 
     def _post(self, message: Message) -> None:
@@ -256,7 +263,9 @@ class AsyncClient:
         try:
             reply = await exchange(http, message, self._options)
         except BaseException:
-            self._desk.lost(message, "this client was closed, or its connection failed", sent=True, now=time.monotonic())
+            self._desk.lost(
+                message, "this client was closed, or its connection failed", sent=True, now=time.monotonic()
+            )
             raise
         now = time.monotonic()
         if isinstance(reply, Replied):
@@ -272,7 +281,7 @@ class AsyncClient:
         finally:
             self._probed.discard(server)
 
-    def _start(self, work: Any) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -313,7 +322,8 @@ class AsyncClient:
             return model.model_validate_json(asked.arguments)
         except ValueError as error:
             raise UsageError(
-                f"the arguments in the pending list do not fit {model.__name__}: {error}", operation_id=asked.operation_id
+                f"the arguments in the pending list do not fit {model.__name__}: {error}",
+                operation_id=asked.operation_id,
             ) from None
 
     def _register(self, operation: type[Operation[Any]]) -> None:
@@ -326,19 +336,9 @@ class AsyncClient:
         if self._closed:
             raise UsageError("this client is closed")
 
-    def _check_going(self, concern: Concern) -> None:
-        if self._closed:
-            raise OutcomeUnknown("the client was closed during the call; ask again later with the same id")
-
 
 async def _until(wake: asyncio.Event, until: float) -> None:
-    try:
-        async with asyncio.timeout_at(_loop_time(until)):
+    """Wait for a wake-up, or for that moment of time.monotonic()."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, until - time.monotonic())):
             await wake.wait()
-    except TimeoutError:
-        pass
-
-
-def _loop_time(until: float) -> float:
-    """A moment of time.monotonic() by the clock of the running loop."""
-    return asyncio.get_running_loop().time() + (until - time.monotonic())

@@ -1,8 +1,9 @@
 """`Client`: ask servers for operations, from ordinary code.  The twin of `AsyncClient` (async_client.py).
 
-Requests must outlive the wait for them (a late answer counts), so something has to go on while the caller waits or does something
-else. One thread with an event loop does that for all calls, however many requests are out; a pool of threads would need one for
-each, most of them stuck. anyio's portal (a dependency of httpx) is the well-kept bridge into such a loop.
+Requests must outlive the wait for them (a late answer counts), so something has to go on while the caller waits or
+does something else. One thread with an event loop does that for all calls, however many requests are out; a pool of
+threads would need one for each, most of them stuck. anyio's portal (a dependency of httpx) is the well-kept bridge
+into such a loop.
 
 Must not be in here: anything that is not the twin of something in async_client.py.
 """
@@ -34,7 +35,8 @@ T = TypeVar("T")
 class Client:
     """Operations of casops over the network.  May be used by any number of threads; open it after a fork.
 
-    See AsyncClient.  `on_notice` is called in the client's own thread, so it must not block and must not call the client.
+    See AsyncClient.  `on_notice` is called in the client's own thread, so it must not block and must not call the
+    client.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """The desk: what all calls of a client share, and the place where replies come in.
 
-Every message gets its id and headers here, and here it is noted what became of it: for the server (round trip, health), for its
-operation (first answer, second answer), for the counters and for the application (notices). Calls look at their messages and at
-their entry afterwards.
+Every message gets its id and headers here, and here it is noted what became of it: for the server (round trip,
+health), for its operation (first answer, second answer), for the counters and for the application (notices). Calls
+look at their messages and at their entry afterwards.
 
 The calls into it must not overlap (one event loop).  `now`: seconds of a clock that only grows.
 
@@ -19,9 +19,10 @@ from casops.client.messages import Answer, Concern, Fate, Lost, Message, Told
 from casops.client.notices import Counters, Notice
 from casops.client.options import ClientOptions
 from casops.client.pending import Entry, Table
+from casops.client.replies import canonical, is_reply_to
 from casops.client.servers import Server, Servers, State
-from casops.client.wire import canonical, is_reply_to, quoted, quoted_list
 from casops.errors import InvariantViolation
+from casops.wire import ACKNOWLEDGE, IDEMPOTENCY_KEY, MESSAGE, RETRY, encode_id, encode_ids
 
 
 class Desk:
@@ -49,15 +50,15 @@ class Desk:
         """A new message to a server."""
         self._numbers += 1
         number = f"{self._name}-{self._numbers}"
-        headers = {"casops-message": number}
+        headers = {MESSAGE: number}
         acknowledges: tuple[str, ...] = ()
         if isinstance(concern, Entry):
             acknowledges = self.acknowledgements.take()
             headers["content-type"] = "application/json"
-            headers["idempotency-key"] = quoted(concern.asked.operation_id)
-            headers["casops-retry"] = str(concern.sent)
+            headers[IDEMPOTENCY_KEY] = encode_id(concern.asked.operation_id)
+            headers[RETRY] = str(concern.sent)
             if acknowledges:
-                headers["casops-acknowledge"] = quoted_list(acknowledges)
+                headers[ACKNOWLEDGE] = encode_ids(acknowledges)
         return Message(number, server, concern, headers, acknowledges)
 
     def sending(self, message: Message, now: float) -> None:
@@ -144,6 +145,12 @@ class Desk:
         else:
             entry.acknowledged = entry.delivered = True
             self.acknowledgements.remember(operation_id)
+            self._tidy(entry)
+
+    def forget(self, operation_id: str) -> None:
+        """The application wants no answer any more; messages that are out are still listened to."""
+        if (entry := self.table.get(operation_id)) is not None:
+            entry.delivered = True
             self._tidy(entry)
 
     def _tidy(self, entry: Entry) -> None:

@@ -62,7 +62,9 @@ async def _read(response: httpx.Response, most: int) -> Replied | NoReply:
         if size > most:
             return NoReply(f"its reply is longer than {most} bytes", sent=True)
         parts.append(part)
-    return Replied(response.status_code, {name.lower(): text for name, text in response.headers.items()}, b"".join(parts))
+    return Replied(
+        response.status_code, {name.lower(): text for name, text in response.headers.items()}, b"".join(parts)
+    )
 
 
 def _told(error: Exception) -> str:

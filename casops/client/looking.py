@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 from casops.client.desk import Desk
 from casops.client.messages import Fate, Message, Seen, Send, Steps, Told, Wait
-from casops.client.wire import outcome_path, read_outcome
+from casops.client.replies import read_outcome
 from casops.errors import StoreUnavailable
 
 
@@ -26,7 +27,7 @@ class Question:
 
     @property
     def path(self) -> str:
-        return outcome_path(self.operation_id)
+        return f"/operations/{quote(self.operation_id, safe='')}"
 
     def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Fate:
         return read_outcome(self.operation_id, status, headers, body)
@@ -57,8 +58,12 @@ def looking(desk: Desk, question: Question, now: float) -> Steps[Seen]:
         elif (seen := _seen(sent)) is not None:
             return seen
     told = [each.fate.error for each in sent if isinstance(each.fate, Told)]
-    raise told[-1] if told else StoreUnavailable(
-        "no server told what became of it; nothing was changed", operation_id=question.operation_id
+    raise (
+        told[-1]
+        if told
+        else StoreUnavailable(
+            "no server told what became of it; nothing was changed", operation_id=question.operation_id
+        )
     )
 
 

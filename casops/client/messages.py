@@ -84,12 +84,24 @@ Fate: TypeAlias = Answer | Seen | Healthy | Told | Lost
 class Concern(Protocol):
     """What messages are about: an operation, a question about one, a server's health."""
 
-    kind: str
-    """Round trips of one kind are comparable."""
-    method: str
-    path: str
-    body: str | None
-    listeners: list[Callable[[], None]]
+    @property
+    def kind(self) -> str:
+        """Round trips of one kind are comparable."""
+        ...
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def body(self) -> str | None: ...
+
+    @property
+    def listeners(self) -> list[Callable[[], None]]:
+        """Called when something has happened that concerns it."""
+        ...
 
     def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Fate: ...
 

@@ -18,8 +18,8 @@ class ClientOptions:
     """Seconds one call may take in all.  Zero is refused: nothing would be tried.  As long as that of the servers."""
 
     first_timeout: float = 3.0
-    """Seconds to wait for a server's answer before any was measured.  Zero is refused.  RFC 6298 started with 3 s (RFC 2988)
-    and went down to 1 s for single packets; the first operation of a server also opens its connections."""
+    """Seconds to wait for a server's answer before any was measured.  Zero is refused.  RFC 6298 started with 3 s
+    (RFC 2988) and went down to 1 s for single packets; the first operation of a server also opens its connections."""
 
     least_timeout: float = 1.0
     """Seconds a time-out is at least, however quick the server is.  Zero: whatever was measured.  The bound
@@ -42,7 +42,8 @@ class ClientOptions:
     work for servers that are in trouble already; Finagle's default."""
 
     retry_rate: float = 2.0
-    """Repetitions that every second adds to the budget.  Zero: only new calls refill it.  For clients that ask seldom."""
+    """Repetitions that every second adds to the budget.  Zero: only new calls refill it.  For clients that ask
+    seldom."""
 
     messages: int = 64
     """Requests of one call at most.  Zero is refused.  Two for each of some servers, and what "still in progress"

@@ -1,7 +1,7 @@
 """The table of operations that were asked for and not answered, by operation id.
 
-An entry is made before the first message leaves and stays until a caller has had the answer, or until the application says
-that it will not ask again.  An id in the table belongs to one operation with one set of arguments.
+An entry is made before the first message leaves and stays until a caller has had the answer, or until the application
+says that it will not ask again.  An id in the table belongs to one operation with one set of arguments.
 
 Must not be in here: files (pending_file.py), what is sent to whom.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from casops.client.messages import Answer, Fate
 from casops.client.options import ClientOptions
-from casops.client.wire import path_name, read_answer
+from casops.client.replies import read_answer
 from casops.errors import Contended, OperationMismatch
 
 # Ids of which it is remembered whether they may be acknowledged; what is not remembered may not.
@@ -40,6 +40,8 @@ class Entry:
     """One operation of the table: a concern that messages are about."""
 
     asked: Asked
+    path: str = ""
+    """Where it is asked for; known from the first call of this life on."""
     listeners: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
     calls: int = 0
     """Calls that wait for it now."""
@@ -59,10 +61,6 @@ class Entry:
     @property
     def kind(self) -> str:
         return self.asked.operation
-
-    @property
-    def path(self) -> str:
-        return f"/operations/{path_name(self.asked.operation)}"
 
     @property
     def body(self) -> str | None:
@@ -94,7 +92,7 @@ class Table:
         """An entry of an earlier life of this client.  It was sent, for all we know."""
         self._entries[asked.operation_id] = Entry(asked, sent=1, uncertain=True)
 
-    def enter(self, asked: Asked) -> Entry:
+    def enter(self, asked: Asked, path: str) -> Entry:
         """The entry of an operation that is called for.
 
         Raises OperationMismatch if the id belongs to another operation, Contended if the table is full.
@@ -114,6 +112,7 @@ class Table:
                 "this id was asked for with another operation or other arguments; nothing was sent",
                 operation_id=operation_id,
             )
+        entry.path = path
         entry.calls += 1
         return entry
 

@@ -1,8 +1,8 @@
 """The pending table on a disk, so that a client that was killed knows what it had asked for.
 
-JSON lines, only ever appended to: `asks` before the first message of an operation leaves (on the disk before it is sent), `ends`
-after its caller has had the answer.  A lost `ends` costs one question more, so it is not waited for.  The last line may be
-torn; the file is written anew, without what has ended, when it is opened and when it has grown.
+JSON lines, only ever appended to: `asks` before the first message of an operation leaves (on the disk before it is
+sent), `ends` after its caller has had the answer.  A lost `ends` costs one question more, so it is not waited for.
+The last line may be torn; the file is written anew, without what has ended, when it is opened and when it has grown.
 
 The arguments of operations are in it, in plain text.
 
@@ -12,6 +12,7 @@ Must not be in here: what is done about an operation.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -30,7 +31,8 @@ MOST_DEAD_LINES = 10_000
 class PendingFile:
     """One file, one client at a time; may be called by several threads.
 
-    Raises UsageError if another client has it or if it is not such a file, StoreUnavailable if the disk does not take it.
+    Raises UsageError if another client has it or if it is not such a file, StoreUnavailable if the disk does not take
+    it.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -138,8 +140,8 @@ class PendingFile:
 
 
 def _asks(asked: Asked) -> str:
-    told = {"operation": asked.operation, "fingerprint": asked.fingerprint, "arguments": asked.arguments, "at": asked.at}
-    return json.dumps({"asks": asked.operation_id, **told})
+    told = dataclasses.asdict(asked)
+    return json.dumps({"asks": told.pop("operation_id"), **told})
 
 
 def _apply(live: dict[str, Asked], line: Any) -> None:
@@ -149,7 +151,8 @@ def _apply(live: dict[str, Asked], line: Any) -> None:
     texts = [line[each] for each in ("asks", "operation", "fingerprint", "arguments")]
     if not all(isinstance(each, str) for each in texts):
         raise ValueError("not texts")
-    live[texts[0]] = Asked(*texts, at=float(line["at"]))
+    operation_id, operation, fingerprint, arguments = texts
+    live[operation_id] = Asked(operation_id, operation, fingerprint, arguments, float(line["at"]))
 
 
 def _write_whole(path: Path, lines: Iterable[str]) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from casops.client.desk import Desk
 from casops.client.messages import Fate, Healthy, Send, Steps, Wait
+from casops.client.replies import read_health
 from casops.client.servers import Server
-from casops.client.wire import read_health
 
 
 @dataclass(eq=False)

@@ -1,9 +1,9 @@
 """The servers of a client and how they are doing.
 
-    state     reached when                                             gets
-    up        at first; from slow, after some answers in time          work, the server with the least in flight first
-    suspect   second time-out of one call, or no connection             nothing but probes, unless no other is left
-    slow      suspect, but then it answered, be it late or a probe      every n-th call, to see; the rest if no other is up
+    state     reached when                                          gets
+    up        at first; from slow, after some answers in time       work, the one with the least in flight first
+    suspect   second time-out of one call, or no connection         probes only, unless no other is left
+    slow      suspect, but it answered then, be it late or a probe  every n-th call, and all if no other is up
 
 A server that is suspect once more before it answered anything in time is probed at growing distances.
 

@@ -1,4 +1,4 @@
-"""The HTTP of the message tier: headers that go out, replies that come in.
+"""What a reply over HTTP means.
 
 A reply counts only if it repeats the id of its message (`Casops-Message`). Whatever else comes, from a gateway, from a
 proxy that mixed up two connections, or cut short, is no reply: the message is lost, and what it did is unknown.
@@ -9,10 +9,8 @@ Must not be in here: sockets, decisions about what to do next.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, cast
-from urllib.parse import quote
 
 from casops.client.errors import BusinessError
 from casops.client.messages import Answer, Fate, Healthy, Lost, Seen, Told
@@ -29,11 +27,7 @@ from casops.errors import (
     StoreUnavailable,
     UsageError,
 )
-
-PROBLEM = "urn:casops:problem:"
-
-# Printable ASCII that may stand in a structured-field string as it is (RFC 9651, 3.3.3), but for "%".
-PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) not in '"\\%')
+from casops.wire import ATTEMPTS, MESSAGE, PROBLEM_URN, REPLAYED, TAKEN_OVER
 
 USAGE: dict[str, type[UsageError]] = {
     each.__name__: each for each in (UsageError, DocumentMissing, DocumentExists, InvalidDocument)
@@ -50,43 +44,19 @@ MEANING: dict[str, tuple[type[CasOpsError], Literal["never", "here", "elsewhere"
     "outcome-unknown": (OutcomeUnknown, "elsewhere"),
     "store-unavailable": (StoreUnavailable, "elsewhere"),
     "too-busy": (StoreUnavailable, "elsewhere"),
+    "body-late": (OutcomeUnknown, "elsewhere"),
 }
 
 
-# --- out --------------------------------------------------------------------------------------
-
-
-def path_name(operation_name: str) -> str:
-    """`OpenAccount` -> `open-account`: how an operation is named in a URL."""
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", operation_name)
-    return re.sub(r"[^a-z0-9]+", "-", spaced.lower()).strip("-")
-
-
-def quoted(operation_id: str) -> str:
-    """An id as a structured-field string."""
-    return f'"{quote(operation_id, safe=PLAIN)}"'
-
-
-def quoted_list(operation_ids: Iterable[str]) -> str:
-    return ", ".join(quoted(each) for each in operation_ids)
-
-
-def outcome_path(operation_id: str) -> str:
-    return f"/operations/{quote(operation_id, safe='')}"
-
-
-# --- in ---------------------------------------------------------------------------------------
-
-
 def is_reply_to(message_id: str, headers: Mapping[str, str]) -> bool:
-    return headers.get("casops-message") == message_id
+    return _header(headers, MESSAGE) == message_id
 
 
 def read_answer(operation_id: str, status: int, headers: Mapping[str, str], body: bytes) -> Fate:
     """What a reply to `POST /operations/{name}` says.  `headers`: names in lower case."""
-    replayed = headers.get("idempotent-replayed", "").strip() == "true"
-    taken_over = headers.get("casops-taken-over", "").strip() == "true"
-    attempts = _whole(headers.get("casops-attempts")) or 0
+    replayed = _header(headers, REPLAYED) == "true"
+    taken_over = _header(headers, TAKEN_OVER) == "true"
+    attempts = _whole(_header(headers, ATTEMPTS)) or 0
     if status == 200:
         try:
             json.loads(body)
@@ -141,7 +111,7 @@ def _read_problem(
         again = "never"
         if status >= 500:  # a problem of a newer service
             error, again = OutcomeUnknown, "elsewhere"
-    pause = _whole(headers.get("retry-after"))
+    pause = _whole(_header(headers, "Retry-After"))
     return Told(error(_without_id(text, operation_id), operation_id=operation_id), again, pause)
 
 
@@ -160,7 +130,11 @@ def _problem(body: bytes) -> Mapping[str, Any]:
 
 def _kind(problem: Mapping[str, Any]) -> str | None:
     name = problem.get("type")
-    return name.removeprefix(PROBLEM) if isinstance(name, str) and name.startswith(PROBLEM) else None
+    return name.removeprefix(PROBLEM_URN) if isinstance(name, str) and name.startswith(PROBLEM_URN) else None
+
+
+def _header(headers: Mapping[str, str], name: str) -> str | None:
+    return headers.get(name.lower())
 
 
 def _whole(text: str | None) -> int | None:
