@@ -1,11 +1,11 @@
 """What a client and a server of casops agree on: header names, how ids travel in headers, kinds of problems.
 
 An operation id may hold any printable character, a header only visible ASCII.  So an id travels as a quoted string
-(RFC 9651, "String") with everything else percent-encoded as UTF-8, `%` itself included.  Whoever types a request by hand
-may leave the quotes out of an id that has no space, comma, semicolon, quote or backslash.
+(RFC 9651, "String") with everything else percent-encoded as UTF-8, `%` itself included.  Whoever types a request by
+hand may leave the quotes out of an id that has no space, comma, semicolon, quote or backslash.
 
-Of structured fields only this one shape is needed, plus ids without quotes that the RFC would not take for tokens (they may
-begin with a digit); hence the few lines here and no library.
+Of structured fields only this one shape is needed, plus ids without quotes that the RFC would not take for tokens
+(they may begin with a digit); hence the few lines here and no library.
 
 Must not be in here: HTTP libraries, requests, responses.
 """
@@ -21,7 +21,7 @@ from casops.errors import UsageError
 from casops.ids import check_id
 from casops.operations import Operation
 
-# Of the IETF draft: the operation id.  In a reply: the same, and how long it is remembered, and whether the answer is old.
+# Of the IETF draft: the operation id.  In a reply: the same; how long it is remembered; whether the answer is old.
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 REPLAYED: Final = "Idempotent-Replayed"
 RETENTION: Final = "Idempotency-Retention"

@@ -11,8 +11,9 @@ from casops.errors import CasOpsError
 class BusinessError(CasOpsError):
     """Business code raised something unexpected at the server, which does not tell strangers what.
 
-    It did not happen and stays pending; asking again with the same id is safe.  The operator finds the
-    exception in the server's log and list of pending operations.
+    Nothing is recorded as done: the operation is pending, and a sweep may bring it to its end yet.  Asking again with
+    the same id is safe.  The operator finds the exception in the server's log and list of pending operations.
     """
 
+    happened = None
     retry = True

@@ -109,7 +109,7 @@ def _read_problem(
     else:
         error = USAGE.get(str(problem.get("error")), UsageError)
         again = "never"
-        if status >= 500:  # a problem of a newer service
+        if status >= 500 or problem.get("retry") is True:  # a problem of a newer service
             error, again = OutcomeUnknown, "elsewhere"
     pause = _whole(_header(headers, "Retry-After"))
     return Told(error(_without_id(text, operation_id), operation_id=operation_id), again, pause)
