@@ -4,8 +4,8 @@
     world.servers["a"] = lambda message, now: [(0.1, applied())]     replies and when they come; [] is silence
     result = world.call("i1")                                       runs until the call has ended
 
-A server gives a list of (seconds until it arrives, what arrives): a `Reply`, or a `NoReply`. Only the first arrives as a
-reply to this message, as over HTTP.
+A server gives a list of (seconds until it arrives, what arrives): a `Reply`, or a `NoReply`. Only the first arrives as
+a reply to this message, as over HTTP.
 
 Must not be in here: tests.
 """

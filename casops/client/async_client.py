@@ -140,7 +140,7 @@ class AsyncClient:
             if settled and self._file is not None:
                 self._file.ends(operation_id)
         assert entry.answer is not None
-        return outcome_of(operation_id, entry.answer, work.adapter)
+        return outcome_of(asked, entry.answer, work.adapter)
 
     async def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
         """Did it happen?  None: nobody asked for it, or it was forgotten.  Changes nothing.

@@ -53,8 +53,9 @@ def asked_of(operation: Operation[R], operation_id: str, wall: float) -> tuple[O
     return work, Asked(operation_id, work.name, work.fingerprint, work.arguments, wall)
 
 
-def outcome_of(operation_id: str, answer: Answer, adapter: TypeAdapter[R]) -> Outcome[R]:
+def outcome_of(asked: Asked, answer: Answer, adapter: TypeAdapter[R]) -> Outcome[R]:
     """Raises InvariantViolation if the result is not of its type."""
+    operation_id = asked.operation_id
     value: R | None = None
     if answer.status == "applied":
         try:
@@ -71,6 +72,7 @@ def outcome_of(operation_id: str, answer: Answer, adapter: TypeAdapter[R]) -> Ou
         replayed=answer.replayed,
         taken_over=answer.taken_over,
         attempts=answer.attempts,
+        operation=asked.operation,
     )
 
 
@@ -118,6 +120,7 @@ def looked_up(
         taken_over=False,
         attempts=int(found.get("attempts") or 0),
         history=_history(found),
+        operation=name if isinstance(name, str) else None,
     )
 
 
