@@ -7,6 +7,7 @@ import inspect
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -261,7 +262,7 @@ def test_an_id_with_a_lost_message_is_remembered_as_such() -> None:
 # --- replies ----------------------------------------------------------------------------------
 
 
-def told(status: int, kind: str, headers: dict[str, str] | None = None, **members: object) -> object:
+def told(status: int, kind: str, headers: dict[str, str] | None = None, **members: Any) -> object:
     body = json.dumps({"type": PROBLEM_URN + kind, "detail": "why", **members}).encode()
     return read_answer("i", status, headers or {}, body)
 
@@ -307,7 +308,7 @@ def test_every_kind_of_problem_of_the_service_is_understood() -> None:
     from casops.service.problems import KINDS
 
     for kind, (status, _) in KINDS.items():
-        members = {"code": "no", "details": {}} if kind == "declined" else {}
+        members: dict[str, Any] = {"code": "no", "details": {}} if kind == "declined" else {}
         assert isinstance(told(status, kind, **members), Told | Answer), kind
 
 
@@ -402,7 +403,7 @@ def test_options_refuse_what_cannot_be() -> None:
         {"least_timeout": 2, "most_timeout": 1},
     ):
         with pytest.raises(UsageError):
-            ClientOptions(**wrong)  # type: ignore[arg-type]
+            ClientOptions(**wrong)
     ClientOptions(least_timeout=0, pause=0, retry_share=0, retry_rate=0, slow_share=0)
 
 

@@ -96,9 +96,9 @@ class Servers:
         return self._options.slow_share > 0 and self._calls % self._options.slow_share == 0
 
     def best(self, among: Container[Server], *, slow_first: bool) -> Server | None:
-        """The server to ask next.  Equals take turns."""
+        """The server to ask next.  Equals take turns; the first call goes to the first."""
         count = len(self.all)
-        turned = [self.all[(self._calls + each) % count] for each in range(count)]
+        turned = [self.all[(self._calls - 1 + each) % count] for each in range(count)]
         able = [server for server in turned if server in among]
 
         def rank(server: Server) -> tuple[int, int]:
