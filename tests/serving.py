@@ -80,7 +80,8 @@ def _insist(casops: CasOps, operation: Operation[Any], operation_id: str) -> Non
     """Some tests have very short deadlines, and the machine may be busy."""
     while True:
         with suppress(OutcomeUnknown):
-            return casops.run(operation, operation_id=operation_id)
+            casops.execute(operation, operation_id=operation_id)
+            return
 
 
 async def until(condition: Any) -> None:
