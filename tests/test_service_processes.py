@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_killed_in_the_middle_and_asked_again_elsewhere(
         casops.recover()
         assert casops.pending() == []
         snapshot = casops.snapshot([Account.ref(payer), Account.ref(payee)])
-    assert (snapshot[Account.ref(payer)].balance, snapshot[Account.ref(payee)].balance) == (70, 30)
+    assert (snapshot[Account.ref(payer)].balance, snapshot[Account.ref(payee)].balance) == (Decimal(70), Decimal(30))
 
 
 def test_a_second_server_takes_over_what_a_dead_one_left_without_being_asked(store: str, tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_a_second_server_takes_over_what_a_dead_one_left_without_being_asked(sto
         assert "taken over" in [event["what"] for event in outcome["history"]]
         second.terminate()
         second.wait()
-    assert balances(store) == (70, 30)
+    assert balances(store) == (Decimal(70), Decimal(30))
 
 
 def test_sigterm_finishes_what_is_in_flight(store: str, tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_sigterm_finishes_what_is_in_flight(store: str, tmp_path: Path) -> None:
         assert [each.text for each in answers] == ['"open"']
         server.wait()
         assert "Traceback" not in server.log.read_text()
-    assert balances(store) == (100, 0)
+    assert balances(store) == (Decimal(100), Decimal(0))
 
 
 def test_sigterm_finishes_what_nobody_waits_for_any_more(store: str, tmp_path: Path) -> None:
