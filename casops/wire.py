@@ -43,6 +43,8 @@ ProblemKind: TypeAlias = Literal[
     "key-invalid",
     "header-invalid",
     "body-invalid",
+    "path-unknown",
+    "method-unknown",
     "operation-unknown",
     "outcome-unheard",
     "body-late",
@@ -61,6 +63,13 @@ ProblemKind: TypeAlias = Literal[
     "contended",
     "too-busy",
 ]
+
+# What such headers look like, for OpenAPI (ECMA's dialect, anchored).  Percent-encoded is what is printable and has one
+# or two bytes in UTF-8; the rest cannot be told by a pattern, and is taken all the same.
+_ENCODED = "%[2-6][0-9A-Fa-f]|%7[0-9A-Ea-e]|%[cC][3-9a-fA-F]%[bB][0-9A-Fa-f]"
+_ID = rf'(?:"(?:[ !#$&-\[\]-~]|\\["\\]|{_ENCODED})+"|(?:[!#$&-+\--:<-\[\]-~]|{_ENCODED})+)'
+ID_PATTERN: Final = f"^{_ID}$"
+IDS_PATTERN: Final = f"^(?:{_ID}(?:, {_ID}){{0,{MAX_ACKNOWLEDGED - 1}}})?$"
 
 _QUOTED = r'"((?:[ !#-\[\]-~]|\\["\\])*)"'
 _BARE = r"([!#-+\--:<-\[\]-~]+)"  # visible ASCII without " , ; and backslash

@@ -7,8 +7,7 @@
     CASOPS_TEST_GATE       a folder: `Gated` waits in `apply` for a file there named like its `gate`, and tells with a
                            file `<gate>.entered` that it is waiting
 
-WHEN is `before`, `after`, or `half` (the first request of the batch is carried out, the others are not).
-PHASE is one of those in `phase_of`.  Production code knows nothing of this: the store is wrapped.
+Moments to die at are told in casops/testing/dying.py.  Production code knows nothing of them: the store is wrapped.
 
 Must not be in here: tests.
 """
@@ -17,21 +16,15 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from casops import CasOps, Documents, Operation, Options
-from casops.messages import INTENTIONS, RESULTS, Body, Forget, Insert, Replace, Reply, StoreRequest
-from casops.records import decode_record
 from casops.service import ServiceOptions, create_app
-from casops.stores import Store
 from casops.stores.opening import open_store
+from casops.testing.dying import DyingStore
 from tests.bank import Broken, Close, Echo, Open, Overdraw, Transfer
-
-PHASES = ("declare", "propose", "commit", "settle", "withdraw", "finish")
 
 
 class Gated(Operation[str]):
@@ -50,55 +43,6 @@ class Gated(Operation[str]):
 
 
 OPERATIONS: list[type[Operation[Any]]] = [Open, Transfer, Close, Overdraw, Broken, Echo, Gated]
-
-
-def phase_of(request: StoreRequest) -> str | None:
-    """declare, propose, commit, settle (a body moves into place), withdraw (the intention goes), finish."""
-    if isinstance(request, Forget):
-        return "withdraw"
-    if not isinstance(request, Insert | Replace):
-        return None
-    if request.body is Body.STAGED:
-        return "settle"
-    if request.key.collection == INTENTIONS:
-        return "declare"
-    if request.key.collection == RESULTS and isinstance(request.body, str):
-        record = decode_record(request.body, request.key.id)
-        if record.settled:
-            return "finish"
-        return {"proposed": "propose", "committed": "commit", "declined": "propose"}.get(record.state)
-    return None
-
-
-class DyingStore:
-    """A store whose process does not survive one moment."""
-
-    def __init__(self, store: Store, moment: str) -> None:
-        self._store = store
-        self._when, self._phase, *operation_id = moment.split(":", 2)
-        self._operation_id = operation_id[0] if operation_id else None
-        assert self._when in ("before", "half", "after"), moment
-        assert self._phase in PHASES, moment
-
-    def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
-        if not any(self._is_fatal(request) for request in batch):
-            return self._store.perform(batch)
-        if self._when == "half":
-            self._store.perform(batch[:1])
-        elif self._when == "after":
-            self._store.perform(batch)
-        os.kill(os.getpid(), signal.SIGKILL)
-        raise AssertionError("dead")
-
-    def _is_fatal(self, request: StoreRequest) -> bool:
-        if phase_of(request) != self._phase:
-            return False
-        if self._operation_id is None or self._phase == "settle":  # which names no operation
-            return True
-        return isinstance(request, Insert | Replace | Forget) and request.key.id == self._operation_id
-
-    def close(self) -> None:
-        self._store.close()
 
 
 def _open() -> CasOps:

@@ -48,6 +48,7 @@ class Server:
         die: str | None = None,
         port: int | None = None,
     ) -> None:
+        self.store = store
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / f"server-{self.port}.log"

@@ -82,7 +82,7 @@ def parse(model: type[O], body: bytes, operation_id: str) -> O:
 
 
 def _invalid(detail: str, operation_id: str, told: list[dict[str, str]] | None = None) -> Problem:
-    members = {} if told is None else {"errors": told}
+    members: dict[str, Any] = {} if told is None else {"errors": told}
     return Problem("body-invalid", detail, operation_id=operation_id, **members)
 
 

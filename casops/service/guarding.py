@@ -40,7 +40,7 @@ def guarded_route(options: ServiceOptions, retention: float) -> type[APIRoute]:
                 echoes: dict[str, str] = {}
                 try:
                     check_headers(request, options.header_bytes)
-                    echoes = _echoes(request)
+                    echoes = echoes_of(request)
                     body = await read_body(request, options)
                     response = await inner(Request(request.scope, _replay(body, request.receive)))
                 except Problem as problem:
@@ -57,18 +57,19 @@ def guarded_route(options: ServiceOptions, retention: float) -> type[APIRoute]:
     return GuardedRoute
 
 
-def _echoes(request: Request) -> dict[str, str]:
+def echoes_of(request: Request) -> dict[str, str]:
     """What goes back as it came.  Raises Problem."""
+    headers = request.headers
     echoes: dict[str, str] = {}
     for name, form in ((wire.RETRY, NUMBER), (wire.MESSAGE, ECHOED)):
-        given = request.headers.getlist(name)
+        given = headers.getlist(name)
         if not given:
             continue
         if len(given) > 1 or not form.fullmatch(given[0]):
             raise Problem("header-invalid", f"{name} must be there once and match {form.pattern}")
         echoes[name] = given[0]
     with suppress(UsageError):  # whoever needs the id says what is wrong with it
-        echoes[wire.IDEMPOTENCY_KEY] = wire.encode_id(wire.decode_id(request.headers.get(wire.IDEMPOTENCY_KEY, "")))
+        echoes[wire.IDEMPOTENCY_KEY] = wire.encode_id(wire.decode_id(headers.get(wire.IDEMPOTENCY_KEY, "")))
     return echoes
 
 

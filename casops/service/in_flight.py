@@ -8,7 +8,8 @@ which of the two the id belongs to: this table has only seen one of them begin, 
 
 Business code is ordinary synchronous code and may be slow.  On an event loop it would hold up every other request, so
 the service takes a `CasOps` and runs it in threads: as many as the option says, and daemons, so that an `apply` that
-never returns cannot keep the process from ending.  A thread is started for each operation: little beside a durable write.
+never returns cannot keep the process from ending.  A thread is started for each operation: little beside
+a durable write.
 
 Must not be in here: HTTP.
 """

@@ -26,6 +26,8 @@ KINDS: Final[Mapping[ProblemKind, tuple[int, str]]] = {
     "key-invalid": (400, "The operation id is not valid"),
     "header-invalid": (400, "A header is not valid"),
     "body-invalid": (400, "The body does not fit the operation"),
+    "path-unknown": (404, "There is nothing at this path"),
+    "method-unknown": (405, "This path does not take this method"),
     "operation-unknown": (404, "There is no such operation"),
     "outcome-unheard": (404, "Nobody has asked for this operation, or it was forgotten"),
     "body-late": (408, "The body did not arrive in time"),
@@ -127,7 +129,7 @@ class Problem(Exception):
 
 def of_error(error: CasOpsError) -> Problem:
     """An error of casops as the problem that tells it."""
-    kind = next(kind for cls, kind in _KIND_OF_ERROR if isinstance(error, cls))
+    kind: ProblemKind = next(kind for cls, kind in _KIND_OF_ERROR if isinstance(error, cls))
     members: dict[str, Any] = {"error": type(error).__name__}
     if isinstance(error, Declined):
         members.update(code=error.code, details=dict(error.details))

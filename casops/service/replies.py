@@ -35,6 +35,8 @@ class OutcomeDocument(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     operation_id: str
+    operation: str | None
+    """Its stored name; null where an id was cancelled that nobody had asked for."""
     status: Literal["applied", "declined", "cancelled", "pending"]
     result: Any = None
     """If it was applied."""
@@ -74,7 +76,9 @@ def refused(outcome: Outcome[Any]) -> Problem:
 
 def tell(found: Outcome[Any] | Pending, model: type[Operation[Any]] | None) -> Response:
     """What is known of an operation, to whoever asks how it went.  `model`: its class, if this service has it."""
-    told = OutcomeDocument(operation_id=found.operation_id, status="pending", history=list(found.history))
+    told = OutcomeDocument(
+        operation_id=found.operation_id, operation=found.operation, status="pending", history=list(found.history)
+    )
     if isinstance(found, Pending):
         told.state, told.since = found.state, found.since
         return _json(told)

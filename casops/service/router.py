@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Path
 from pydantic import SkipValidation
+from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -89,24 +90,33 @@ Key = Annotated[
         alias=wire.IDEMPOTENCY_KEY,
         description='The operation id, as "…" with anything but visible ASCII percent-encoded.  '
         "A new one for each operation; the same one to ask again.",
-        min_length=1,
+        json_schema_extra={"pattern": wire.ID_PATTERN},
     ),
 ]
 Acknowledge = Annotated[
-    str | None,
+    str | SkipJsonSchema[None],
     Header(
         alias=wire.ACKNOWLEDGE,
         description=f'Ids whose answers this client has received and will not ask for again: "…", "…", '
         f"at most {wire.MAX_ACKNOWLEDGED}.  They may be forgotten soon.",
+        json_schema_extra={"pattern": wire.IDS_PATTERN},
     ),
 ]
 Retry = Annotated[
-    str | None,
-    Header(alias=wire.RETRY, description="How often this was sent before.  Echoed.", pattern=f"^{NUMBER.pattern}$"),
+    str | SkipJsonSchema[None],
+    Header(
+        alias=wire.RETRY,
+        description="How often this was sent before.  Echoed.",
+        json_schema_extra={"pattern": f"^{NUMBER.pattern}$"},
+    ),
 ]
 MessageId = Annotated[
-    str | None,
-    Header(alias=wire.MESSAGE, description="Names this message.  Echoed.", pattern=f"^{ECHOED.pattern}$"),
+    str | SkipJsonSchema[None],
+    Header(
+        alias=wire.MESSAGE,
+        description="Names this message.  Echoed.",
+        json_schema_extra={"pattern": f"^{ECHOED.pattern}$"},
+    ),
 ]
 
 

@@ -67,7 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("app", metavar="MODULE:APP", help="for example bank:app, with app = create_app(…) in bank.py")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen at; 0: any free one (8000)")
+    parser.add_argument("--port", type=_port, default=8000, help="port to listen at; 0: any free one (8000)")
     parser.add_argument("--app-dir", default=".", metavar="FOLDER", help="where MODULE is looked for first (.)")
     parser.add_argument("--log-level", default="info", choices=["critical", "error", "warning", "info", "debug"])
     return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"a number between 0 and 65535 is needed, not {text!r}")
+    return int(text)
