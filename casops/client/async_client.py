@@ -97,6 +97,7 @@ class AsyncClient:
         self._tasks: set[asyncio.Task[None]] = set()
         self._probed: set[Server] = set()
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._wakes: set[Callable[[], None]] = set()
         self._file = None if pending is None else PendingFile(pending)
         for asked in self._file.waiting() if self._file else ():
@@ -117,7 +118,7 @@ class AsyncClient:
         Raises what CasOps.execute raises, OutcomeUnknown if no server answered in time, and BusinessError where a
         local call would raise the exception of `apply` itself.  The outcome has no history (`outcome` tells it).
         """
-        self._check_open()
+        self._check_usable()
         work, asked = asked_of(operation, operation_id, time.time())
         self._register(type(operation))
         if operation_id in self._desk.acknowledgements:
@@ -147,14 +148,14 @@ class AsyncClient:
 
         Raises StoreUnavailable if no server tells.  A result keeps its JSON form unless its operation is known here.
         """
-        self._check_open()
+        self._check_usable()
         question = Question(check_id(operation_id))
         seen = await self._drive(question, looking(self._desk, question, time.monotonic()))
         return None if seen.found is None else looked_up(operation_id, seen.found, self._operations)
 
     async def recover(self) -> Recovered:
         """Ask again for everything that is pending: what this client, or its earlier life, got no answer for."""
-        self._check_open()
+        self._check_usable()
         gate = asyncio.Semaphore(RECOVERED_TOGETHER)
 
         async def one(asked: Asked) -> Outcome[Any] | Left:
@@ -332,9 +333,14 @@ class AsyncClient:
         if known is not operation:
             raise UsageError(f"two operations are named {operation.operation_name!r}; give one of them name=…")
 
-    def _check_open(self) -> None:
+    def _check_usable(self) -> None:
         if self._closed:
             raise UsageError("this client is closed")
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise UsageError("this client belongs to another event loop, and so do its connections")
 
 
 async def _until(wake: asyncio.Event, until: float) -> None:

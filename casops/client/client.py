@@ -2,22 +2,20 @@
 
 Requests must outlive the wait for them (a late answer counts), so something has to go on while the caller waits or
 does something else. One thread with an event loop does that for all calls, however many requests are out; a pool of
-threads would need one for each, most of them stuck. anyio's portal (a dependency of httpx) is the well-kept bridge
-into such a loop.
+threads would need one for each, most of them stuck.
 
 Must not be in here: anything that is not the twin of something in async_client.py.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable
+import threading
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
-from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self, TypeVar
-
-from anyio.from_thread import start_blocking_portal
 
 from casops.client.async_client import AsyncClient, Recovered
 from casops.client.http import Connect
@@ -54,8 +52,11 @@ class Client:
         )
         self._process = os.getpid()
         self._closed = False
-        self._stack = ExitStack()
-        self._portal = self._stack.enter_context(start_blocking_portal("asyncio", name="casops-client"))
+        self._closing = threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        # A daemon: a program that forgot to close its client ends all the same.
+        self._thread = threading.Thread(target=self._loop.run_forever, name="casops-client", daemon=True)
+        self._thread.start()
 
     def run(self, operation: Operation[R], *, operation_id: str) -> R:
         """See AsyncClient.run."""
@@ -63,23 +64,15 @@ class Client:
 
     def execute(self, operation: Operation[R], *, operation_id: str) -> Outcome[R]:
         """See AsyncClient.execute."""
-
-        async def execute() -> Outcome[R]:
-            return await self._client.execute(operation, operation_id=operation_id)
-
-        return self._call(execute)
+        return self._call(self._client.execute(operation, operation_id=operation_id))
 
     def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
         """See AsyncClient.outcome."""
-
-        async def outcome() -> Outcome[Any] | Pending | None:
-            return await self._client.outcome(operation_id)
-
-        return self._call(outcome)
+        return self._call(self._client.outcome(operation_id))
 
     def recover(self) -> Recovered:
         """See AsyncClient.recover."""
-        return self._call(self._client.recover)
+        return self._call(self._client.recover())
 
     def pending(self) -> list[Asked]:
         """See AsyncClient.pending."""
@@ -103,13 +96,22 @@ class Client:
 
     def close(self) -> None:
         """See AsyncClient.aclose."""
-        if self._closed or self._process != os.getpid():
-            return
-        self._closed = True
-        try:
-            self._portal.call(self._client.aclose)
-        finally:
-            self._stack.close()
+        if self._process != os.getpid():
+            return  # the thread stayed behind in the parent
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True  # from now on no call comes into the loop
+            ending = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+        ending.result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        await self._client.aclose()
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*calls, return_exceptions=True)  # they were woken, and tell their callers
 
     def __enter__(self) -> Self:
         return self
@@ -123,16 +125,27 @@ class Client:
         async def call() -> T:
             return function()
 
-        return self._call(call)
+        return self._call(call())
 
-    def _call(self, function: Callable[[], Awaitable[T]]) -> T:
-        if self._process != os.getpid():
-            raise UsageError("this client was opened before a fork: its thread stayed behind. Open one in each process")
-        if self._closed:
-            raise UsageError("this client is closed")
-        future: Future[T] = self._portal.start_task_soon(function)
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Have it done in the client's thread, and wait for it."""
+        try:
+            future = self._submit(work)
+        except UsageError:
+            work.close()
+            raise
         try:
             return future.result()
         except BaseException:
             future.cancel()  # Ctrl-C: the call ends; what it sent is left running
             raise
+
+    def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        if self._process != os.getpid():  # before the lock, which may have been held when it was forked
+            raise UsageError("this client was opened before a fork: its thread stayed behind. Open one in each process")
+        if threading.current_thread() is self._thread:
+            raise UsageError("on_notice must not call the client: it would wait for itself")
+        with self._closing:
+            if self._closed:
+                raise UsageError("this client is closed")
+            return asyncio.run_coroutine_threadsafe(work, self._loop)

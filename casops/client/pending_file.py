@@ -89,7 +89,10 @@ class PendingFile:
 
     def _read(self) -> dict[str, Asked]:
         live: dict[str, Asked] = {}
-        lines = self._path.read_bytes().split(b"\n") if self._path.exists() else []
+        try:
+            lines = self._path.read_bytes().split(b"\n") if self._path.exists() else []
+        except OSError as error:
+            raise UsageError(f"the pending list {self._path} cannot be read: {error}") from None
         for number, line in enumerate(lines, 1):
             try:
                 _apply(live, json.loads(line))
