@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from casops import DocumentMissing, OperationMismatch, OutcomeUnknown, StoreUnavailable, UsageError
+from casops import Contended, DocumentMissing, OperationMismatch, OutcomeUnknown, StoreUnavailable, UsageError
 from casops.client import BusinessError, ClientOptions
 from casops.client.desk import Desk
 from casops.client.looking import Question, looking
@@ -240,6 +240,8 @@ def test_a_server_that_says_in_progress_for_ever_is_not_asked_for_ever(after: in
     call = world.call()
     assert isinstance(call.error, OutcomeUnknown)
     assert len(world.sent) <= QUICK.messages
+    times = [at for at, _ in world.sent]
+    assert all(later - earlier >= QUICK.pause for earlier, later in itertools.pairwise(times))
 
 
 def test_too_busy_asks_another_at_once_and_comes_back_when_told() -> None:
@@ -268,6 +270,25 @@ def test_but_not_if_one_message_had_no_reply() -> None:
     world = World(["a"], QUICK)
     world.servers["a"] = scripted([], [(0.1, problem(503, "store-unavailable", retry_after=100))])
     assert isinstance(world.call().error, OutcomeUnknown)
+
+
+def test_contended_does_not_undo_an_unknown_outcome_before_it() -> None:
+    world = World(["a"], QUICK)
+    unknown: list[Arrival] = [(0.1, problem(503, "outcome-unknown", retry_after=1))]
+    world.servers["a"] = scripted(unknown, [(0.1, problem(503, "contended", retry_after=100))])
+    assert isinstance(world.call().error, OutcomeUnknown)
+    world.servers["a"] = always((0.1, problem(503, "contended", retry_after=100)))
+    error = world.call("j").error
+    assert isinstance(error, Contended)
+    assert error.happened is False
+
+
+def test_a_late_reply_to_a_call_that_was_answered_otherwise_is_late_all_the_same() -> None:
+    world = World(["a"], QUICK)
+    world.servers["a"] = scripted([(1.5, applied(1))], [(25.0, applied(1))])
+    world.call()
+    world.run_for(40)
+    assert world.desk.counters.late == 2
 
 
 @pytest.mark.parametrize(
@@ -420,6 +441,17 @@ def test_an_id_is_not_acknowledged_while_a_message_of_it_is_out_or_lost() -> Non
         world.run_for(60)
         world.call("three")
         assert (ACKNOWLEDGE in world.asked("a")[-1].headers) is (becomes and first < QUICK.life)
+
+
+def test_an_id_of_which_a_message_was_lost_is_never_acknowledged() -> None:
+    world = World(["a"], QUICK)
+    world.servers["a"] = scripted([(0.1, NoReply(sent=True))], [(0.1, applied(1))])
+    world.call("one")
+    world.desk.acknowledge("one")
+    world.desk.acknowledge("never heard of")
+    world.call("two")
+    assert all(ACKNOWLEDGE not in message.headers for message in world.asked("a"))
+    assert "one" in world.desk.acknowledgements
 
 
 def test_an_acknowledgement_that_was_lost_is_repeated() -> None:

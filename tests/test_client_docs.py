@@ -1,4 +1,4 @@
-"""docs/client.md as a reader would follow it: its two files, the servers as they are started there, then all of its code."""
+"""docs/client.md as a reader would follow it: its two files, its servers as they are started there, all of its code."""
 
 from __future__ import annotations
 

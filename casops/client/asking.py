@@ -121,7 +121,8 @@ class Asking:
         self._sent.append(message)
         self._now = yield Send(message)
         patience = trial.server.trips(self._entry.kind).timeout(trial.failures)
-        until = min(self._now + patience, self._ends)
+        message.due = self._now + patience
+        until = min(message.due, self._ends)
         while message.fate is None and self._entry.answer is None and self._now < until:
             self._raise_refusal()
             self._now = yield Wait(until)
@@ -129,7 +130,7 @@ class Asking:
             return
         if message.fate is None:
             if self._now < self._ends:
-                self._desk.timed_out(message)
+                self._desk.counters.timeouts += 1
                 self._failed(trial, f"no answer within {patience:.3g} s, for the second time")
         elif isinstance(message.fate, Lost):
             self._lost(trial, message.fate)
@@ -193,7 +194,9 @@ class Asking:
             )
         told = [fate for fate in fates if isinstance(fate, Told)]
         if told and all(isinstance(fate, Told) or (isinstance(fate, Lost) and not fate.sent) for fate in fates):
-            return self._true(told[-1].error)
+            # The least certain of them: "contended" does not undo an "outcome unknown" before it.
+            unknown = [fate for fate in told if fate.error.happened is None]
+            return self._true((unknown or told)[-1].error)
         servers = ", ".join(dict.fromkeys(each.server.url for each in self._sent))
         return OutcomeUnknown(
             f"no answer from {servers or 'any server'} ({len(self._sent)} requests); ask again later with the same id",

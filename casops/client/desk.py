@@ -83,11 +83,6 @@ class Desk:
         """There will be no reply.  `sent`: something of it may have reached the server."""
         self._arrived(message, Lost(why, sent), now)
 
-    def timed_out(self, message: Message) -> None:
-        """Its sender waits for it no longer."""
-        message.timed_out = True
-        self.counters.timeouts += 1
-
     def _arrived(self, message: Message, fate: Fate, now: float) -> None:
         assert message.fate is None
         assert message.sent_at is not None
@@ -111,11 +106,12 @@ class Desk:
             self._tidy(concern)
 
     def _measured(self, message: Message, fate: Fate, now: float) -> None:
-        self.counters.late += message.timed_out
+        late = now > message.due
+        self.counters.late += late
         if not isinstance(fate, Told):  # "later" says nothing about how long an operation takes
             message.server.trips(message.concern.kind).measured(now - (message.sent_at or now))
         if isinstance(message.concern, Entry):
-            self._news(message.server, message.server.answered(late=message.timed_out))
+            self._news(message.server, message.server.answered(late=late))
 
     def _answered(self, entry: Entry, message: Message, answer: Answer) -> None:
         if entry.answer is None:

@@ -46,13 +46,14 @@ def looking(desk: Desk, question: Question, now: float) -> Steps[Seen]:
         message = desk.message(question, server)
         sent.append(message)
         now = yield Send(message)
-        until = min(ends, now + server.trips(question.kind).timeout())
+        message.due = now + server.trips(question.kind).timeout()
+        until = min(ends, message.due)
         while message.fate is None and now < until:
             if (seen := _seen(sent)) is not None:
                 return seen
             now = yield Wait(until)
         if message.fate is None:
-            desk.timed_out(message)
+            desk.counters.timeouts += 1
         elif isinstance(message.fate, Told) and message.fate.again == "never":
             raise message.fate.error
         elif (seen := _seen(sent)) is not None:

@@ -116,8 +116,8 @@ class Message:
     headers: Mapping[str, str]
     acknowledges: tuple[str, ...] = ()
     sent_at: float | None = None
-    timed_out: bool = False
-    """Its sender has given up waiting for it; it is left running all the same."""
+    due: float = float("inf")
+    """Until when its sender waits for it; it is left running after that all the same."""
     fate: Fate | None = None
 
 

@@ -31,17 +31,17 @@ class Health:
 def probing(desk: Desk, server: Server, health: Health, now: float) -> Steps[None]:
     """Ends when the server is not suspect any more, by a probe of ours or by an answer it gave."""
     pause = server.probe_pause()
-    while server.state == "suspect":
+    while True:
         now = yield Wait(now + pause, spread=pause / 2)
         if server.state != "suspect":
             return
         message = desk.message(health, server)
         now = yield Send(message)
-        until = now + server.trips(health.kind).timeout()
-        while message.fate is None and now < until:
-            now = yield Wait(until)
+        message.due = now + server.trips(health.kind).timeout()
+        while message.fate is None and now < message.due:
+            now = yield Wait(message.due)
         if message.fate is None:
-            desk.timed_out(message)
+            desk.counters.timeouts += 1
         elif isinstance(message.fate, Healthy):
             desk.probed(server)
         pause = min(pause * 2, desk.options.probe_at_most)
