@@ -61,8 +61,6 @@ class FaultyProxy:
         self._upstream = port
         self._choose = choose
         self._delay = delay  # seconds that every POST is delayed by, there and back
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="faulty-proxy")
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._gate = asyncio.Event()
@@ -95,6 +93,8 @@ class FaultyProxy:
         self._run(self._listen())
 
     def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="faulty-proxy")
         self._thread.start()
         self.accept()
         return self

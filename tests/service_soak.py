@@ -53,14 +53,23 @@ SERVICE = {"answer_within": 2.0, "sweep_every": 1.0, "forget_after": 50.0}
 
 
 class Soak:
-    """`share`: of the messages that meet a fault."""
+    """`share`: of the messages that meet a fault.  `size`: transfers of a round."""
 
-    def __init__(self, store: str | None, seed: int, share: float, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        store: str | None,
+        seed: int,
+        share: float,
+        folder: Path,
+        say: Callable[[str], None],
+        size: int = ROUND,
+    ) -> None:
+        self.size = size
         self.seed = seed
         self.store = store or f"sqlite:///{folder}/soak.db"
         self.tally: Counter[str] = Counter()
         self.folder = folder
-        self._run = f"s{seed}-{uuid.uuid4().hex[:8]}"
+        self.run_id = f"s{seed}-{uuid.uuid4().hex[:8]}"
         self._chance = random.Random(seed)
         self._say = say
         self._stack = ExitStack()
@@ -82,7 +91,7 @@ class Soak:
             self._prepare(casops)
             number = 0
             while self.tally["transfers"] < transfers:
-                count = min(ROUND, transfers - self.tally["transfers"])
+                count = min(self.size, transfers - self.tally["transfers"])
                 self._round(casops, number, count)
                 number += 1
                 self.tally["transfers"] += count
@@ -91,14 +100,17 @@ class Soak:
         return self.tally
 
     def _prepare(self, casops: CasOps) -> None:
-        for account in ACCOUNTS:
-            if casops.read(Account.ref(account)) is None:
-                casops.run(Open(account=account, balance=OPENED_WITH), operation_id=f"{self._run}-open-{account}")
+        self.open_accounts(casops)
         for server in self._servers:
             self._stack.enter_context(server)
         for proxy in self._proxies:
             self._stack.enter_context(proxy)
         self._stack.callback(self._end_clients)
+
+    def open_accounts(self, casops: CasOps) -> None:
+        for account in ACCOUNTS:
+            if casops.read(Account.ref(account)) is None:
+                casops.run(Open(account=account, balance=OPENED_WITH), operation_id=f"{self.run_id}-open-{account}")
 
     # --- one round --------------------------------------------------------------------------
 
@@ -111,14 +123,14 @@ class Soak:
         self._disturb(number, count)
         for client in self._clients:
             self._hear(client, number)
-        self._judge(casops, number, count, before)
+        self.judge(casops, number, count, before)
         for each in self.folder.glob("history-*"):
             each.write_bytes(b"")
 
     def _start(self, process: int) -> subprocess.Popen[str]:
         told = {
             "seed": self.seed,
-            "run": self._run,
+            "run": self.run_id,
             "folder": str(self.folder),
             "history": str(self.folder / f"history-{process}"),
             "clients": [each for each in range(CLIENTS) if each // 2 % PROCESSES == process],
@@ -170,13 +182,13 @@ class Soak:
 
     # --- is it right? -----------------------------------------------------------------------
 
-    def _judge(self, casops: CasOps, number: int, count: int, before: dict[str, int]) -> None:
+    def judge(self, casops: CasOps, number: int, count: int, before: dict[str, int]) -> None:
         asked: dict[str, float] = {}
         heard: dict[str, tuple[float, Any]] = {}
         for line in self._lines():
             self._note(line, asked, heard)
         histories: list[Heard] = []
-        for operation_id, transfer in transfers_of(self.seed, number, count, self._run).items():
+        for operation_id, transfer in transfers_of(self.seed, number, count, self.run_id).items():
             if operation_id not in heard:
                 raise Violation(f"{operation_id} was never answered")
             at, answer = heard[operation_id]
@@ -239,11 +251,13 @@ def told(tally: Counter[str], seconds: float) -> str:
     return f"{seconds:5.0f} s  " + "  ".join(f"{tally[name]} {name}" for name in names)
 
 
-def soak(transfers: int, *, store: str | None, seed: int, share: float, say: Callable[[str], None]) -> Counter[str]:
+def soak(
+    transfers: int, *, store: str | None, seed: int, share: float, say: Callable[[str], None], size: int = ROUND
+) -> Counter[str]:
     """Raises Violation; what was found wrong is kept then."""
     folder = Path(tempfile.mkdtemp(prefix="casops-service-soak-"))
     try:
-        tally = Soak(store, seed, share, folder, say).run(transfers)
+        tally = Soak(store, seed, share, folder, say, size).run(transfers)
     except BaseException:
         say(f"seed {seed}; everything is in {folder}")
         raise

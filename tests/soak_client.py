@@ -53,6 +53,9 @@ class History:
     def note(self, **line: Any) -> None:
         os.write(self._file, json.dumps({"at": time.monotonic_ns(), **line}).encode() + b"\n")
 
+    def close(self) -> None:
+        os.close(self._file)
+
 
 def answer_of(outcome: Outcome[Any]) -> Any:
     if outcome.refusal is not None:
@@ -175,6 +178,7 @@ async def work(told: dict[str, Any]) -> None:
         client.close()
     for async_client in async_clients:
         await async_client.aclose()
+    history.close()
 
 
 if __name__ == "__main__":
