@@ -118,7 +118,8 @@ async def test_a_body_that_does_not_fit_is_not_recorded(body: bytes, where: str 
         assert (told["happened"], told["retry"]) == ("no", False)
         assert where is None or where in [each["where"] for each in told["errors"]]
         problem(await web.get("t"), 404, "outcome-unheard")
-        assert (await web.post("transfer", "t", ARGUMENTS)).status_code == 200
+        response = await web.post("transfer", "t", ARGUMENTS)
+        assert response.status_code == 200, response.text
 
 
 @pytest.mark.parametrize(
@@ -252,7 +253,8 @@ async def test_a_store_that_is_away() -> None:
         assert (response.headers["Retry-After"], told["retry"], told["happened"]) == ("1", True, "unknown")
         problem(await web.get("t"), 503, "store-unavailable")
         store.trouble = False
-        assert (await web.post("transfer", "t", ARGUMENTS)).status_code == 200
+        response = await web.post("transfer", "t", ARGUMENTS)
+        assert response.status_code == 200, response.text
 
 
 async def test_an_outcome_that_is_not_known() -> None:
@@ -266,7 +268,8 @@ async def test_an_outcome_that_is_not_known() -> None:
         told = problem(response, 503, "outcome-unknown")
         assert (response.headers["Retry-After"], told["retry"], told["happened"]) == ("1", True, "unknown")
         store.trouble = False
-        assert (await web.post("transfer", "t", ARGUMENTS)).status_code == 200
+        response = await web.post("transfer", "t", ARGUMENTS)
+        assert response.status_code == 200, response.text
 
 
 async def test_business_code_that_breaks(caplog: pytest.LogCaptureFixture) -> None:

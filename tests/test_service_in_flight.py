@@ -216,6 +216,30 @@ async def test_the_table_forgets_what_has_ended() -> None:
     assert await table.finish(0) == frozenset()
 
 
+async def test_work_that_has_ended_is_not_joined() -> None:
+    """Not even in the moment between its end and its being taken out of the table."""
+    table = InFlight(threads=1, operations=2, requests=2)
+    runs: list[int] = []
+
+    def fail() -> Any:
+        runs.append(1)
+        raise ZeroDivisionError
+
+    async def ask_in_that_moment() -> Any:
+        async with table._threads:  # whoever waits for a thread goes on just then
+            assert [each.done() for each in table._table.values()] == [True]
+        return await table.ask("i", "f", fail, 30)
+
+    first = asyncio.create_task(table.ask("i", "f", fail, 30))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    again = asyncio.create_task(ask_in_that_moment())
+    for each in (first, again):
+        with pytest.raises(ZeroDivisionError):
+            await each
+    assert len(runs) == 2
+
+
 async def test_the_bounds_of_the_table() -> None:
     table = InFlight(threads=1, operations=1, requests=1)
     go = threading.Event()

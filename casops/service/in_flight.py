@@ -98,14 +98,16 @@ class InFlight:
         self, operation_id: str, fingerprint: str, work: Work
     ) -> tuple[asyncio.Task[Outcome[Any]], bool]:
         key = (operation_id, fingerprint)
-        if (standing := self._table.get(key)) is not None:
+        standing = self._table.get(key)
+        if standing is not None and not standing.done():  # done: it is about to be taken away
             return standing, True
         if len(self._table) >= self._most_operations:
             raise TooMany(f"{len(self._table)} operations are in flight")
         task = self._table[key] = asyncio.create_task(self._work(work), name=f"casops {operation_id}")
 
         def ended(task: asyncio.Task[Outcome[Any]]) -> None:
-            del self._table[key]
+            if self._table.get(key) is task:
+                del self._table[key]
             _report(operation_id, task)
 
         task.add_done_callback(ended)
