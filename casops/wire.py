@@ -2,7 +2,7 @@
 
 An operation id may hold any printable character, a header only visible ASCII.  So an id travels as a quoted string
 (RFC 9651, "String") with everything else percent-encoded as UTF-8, `%` itself included.  Whoever types a request by
-hand may leave the quotes out of an id that has no space, comma, semicolon, quote or backslash.
+hand may leave the quotes out of a key that has no space, comma, semicolon, quote or backslash.
 
 Of structured fields only this one shape is needed, plus ids without quotes that the RFC would not take for tokens
 (they may begin with a digit); hence the few lines here and no library.
@@ -67,13 +67,12 @@ ProblemKind: TypeAlias = Literal[
 # What such headers look like, for OpenAPI (ECMA's dialect, anchored).  Percent-encoded is what is printable and has one
 # or two bytes in UTF-8; the rest cannot be told by a pattern, and is taken all the same.
 _ENCODED = "%[2-6][0-9A-Fa-f]|%7[0-9A-Ea-e]|%[cC][3-9a-fA-F]%[bB][0-9A-Fa-f]"
-_ID = rf'(?:"(?:[ !#$&-\[\]-~]|\\["\\]|{_ENCODED})+"|(?:[!#$&-+\--:<-\[\]-~]|{_ENCODED})+)'
-ID_PATTERN: Final = f"^{_ID}$"
+_ID = rf'"(?:[ !#$&-\[\]-~]|\\["\\]|{_ENCODED})+"'
+ID_PATTERN: Final = rf"^(?:{_ID}|(?:[!#$&-+\--:<-\[\]-~]|{_ENCODED})+)$"
 IDS_PATTERN: Final = f"^(?:{_ID}(?:, {_ID}){{0,{MAX_ACKNOWLEDGED - 1}}})?$"
 
-_QUOTED = r'"((?:[ !#-\[\]-~]|\\["\\])*)"'
-_BARE = r"([!#-+\--:<-\[\]-~]+)"  # visible ASCII without " , ; and backslash
-_ITEM = re.compile(rf"(?:{_QUOTED}|{_BARE})")
+_QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
+_BARE = re.compile(r"[!#-+\--:<-\[\]-~]+")  # visible ASCII without " , ; and backslash
 _SEPARATOR = re.compile(r"[ \t]*,[ \t]*")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 # What stays as it is inside the quotes: visible ASCII but for what ends a string, escapes, or encodes.
@@ -87,10 +86,13 @@ def encode_id(operation_id: str) -> str:
 
 def decode_id(text: str) -> str:
     """The operation id in a header's value.  Raises UsageError."""
-    match = _ITEM.fullmatch(text.strip(" \t"))
-    if match is None:
+    text = text.strip(" \t")
+    match = _QUOTED.fullmatch(text)
+    if match is not None:
+        return _decoded(_unescaped(match))
+    if _BARE.fullmatch(text) is None:
         raise UsageError(f'an operation id in a header is written "…" in visible ASCII, not {text[:80]!r}')
-    return _decoded(match)
+    return _decoded(text)
 
 
 def encode_ids(operation_ids: Iterable[str]) -> str:
@@ -103,10 +105,10 @@ def decode_ids(text: str) -> list[str]:
     text = text.strip(" \t")
     position = 0
     while position < len(text):
-        match = _ITEM.match(text, position)
+        match = _QUOTED.match(text, position)
         if match is None:
             raise UsageError(f'operation ids in a header are written "…", "…", not {text[position : position + 80]!r}')
-        ids.append(_decoded(match))
+        ids.append(_decoded(_unescaped(match)))
         if len(ids) > MAX_ACKNOWLEDGED:
             raise UsageError(f"at most {MAX_ACKNOWLEDGED} operation ids may be named in one header")
         position = match.end()
@@ -119,9 +121,11 @@ def decode_ids(text: str) -> list[str]:
     return ids
 
 
-def _decoded(match: re.Match[str]) -> str:
-    quoted, bare = match[1], match[2]
-    text = bare if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+def _unescaped(quoted: re.Match[str]) -> str:
+    return re.sub(r"\\(.)", r"\1", quoted[1])
+
+
+def _decoded(text: str) -> str:
     if _BAD_PERCENT.search(text):
         raise UsageError(f"a percent sign in an operation id is written %25: {text[:80]!r}")
     try:

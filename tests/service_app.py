@@ -4,6 +4,7 @@
     CASOPS_TEST_OPTIONS    JSON: fields of casops.Options that differ
     CASOPS_TEST_SERVICE    JSON: fields of ServiceOptions that differ
     CASOPS_TEST_DIE        WHEN:PHASE or WHEN:PHASE:OPERATION_ID, so that the process kills itself with SIGKILL there
+    CASOPS_TEST_SERVED     JSON: names of the operations to be served (all)
     CASOPS_TEST_GATE       a folder: `Gated` waits in `apply` for a file there named like its `gate`, and tells with a
                            file `<gate>.entered` that it is waiting
 
@@ -57,5 +58,7 @@ def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(name)
     service = ServiceOptions(**json.loads(os.environ.get("CASOPS_TEST_SERVICE", "{}")))
-    globals()["app"] = app = create_app(_open(), OPERATIONS, options=service, title="Bank under test")
+    served = json.loads(os.environ.get("CASOPS_TEST_SERVED", "null"))
+    operations = [each for each in OPERATIONS if served is None or each.operation_name in served]
+    globals()["app"] = app = create_app(_open(), operations, options=service, title="Bank under test")
     return app

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -47,6 +48,7 @@ class Server:
         service: dict[str, Any] | None = None,
         die: str | None = None,
         port: int | None = None,
+        served: Sequence[str] | None = None,
     ) -> None:
         self.store = store
         self.port = port or free_port()
@@ -55,6 +57,7 @@ class Server:
         self.environment = {
             **os.environ,
             "CASOPS_TEST_STORE": store,
+            "CASOPS_TEST_SERVED": json.dumps(served),
             "CASOPS_TEST_GATE": str(folder),
             "CASOPS_TEST_OPTIONS": json.dumps({**OPTIONS, **(options or {})}),
             "CASOPS_TEST_SERVICE": json.dumps({**SERVICE, **(service or {})}),

@@ -36,6 +36,7 @@ class Web:
         """`body`: sent as it is, in place of `arguments`.  `headers`: their names with _ for -."""
         more = {name.replace("_", "-"): value for name, value in headers.items()}
         given = {"json": arguments} if body is None else {"content": body}
+        more.setdefault("Content-Type", "application/json")
         return await self.client.post(
             f"/operations/{path}", headers={"Idempotency-Key": encode_id(operation_id), **more}, **given
         )

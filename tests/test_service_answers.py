@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from decimal import Decimal
 from typing import Any, ClassVar
 
@@ -102,6 +103,7 @@ async def test_wrong_use_is_not_recorded() -> None:
         (b'{"source": "alice", "target": "bob", "amount": 1e999999999999999999999}', None),
         (b'{"source": "alice", "target": "bob", "amount": 1' + b"0" * 5000 + b"}", None),
         (b"[" * 50_000, None),
+        *((b"[" * deep + b"]" * deep, None) for deep in (190, 210, 900, 1_000)),
         (b'{"source": "alice", "target": "bob"}', "amount"),
         (b'{"source": "alice", "target": "bob", "amount": "-1"}', "amount"),
         (b'{"source": "", "target": "bob", "amount": "1"}', "source"),
@@ -116,7 +118,18 @@ async def test_a_body_that_does_not_fit_is_not_recorded(body: bytes, where: str 
         assert (told["happened"], told["retry"]) == ("no", False)
         assert where is None or where in [each["where"] for each in told["errors"]]
         problem(await web.get("t"), 404, "outcome-unheard")
-        assert (await web.post("transfer", "t", ARGUMENTS)).status_code == 200
+        response = await web.post("transfer", "t", ARGUMENTS)
+        assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize(
+    "media_type", ["", "text/plain", "application/x-www-form-urlencoded", "application/vnd.x+json"]
+)
+async def test_the_media_type_of_a_body_does_not_matter(media_type: str) -> None:
+    async with bank() as web:
+        body = json.dumps(ARGUMENTS).encode()
+        assert (await web.post("transfer", "t", body=body, Content_Type=media_type)).json() == {"left": "70"}
+        problem(await web.post("transfer", "u", body=b"\xff", Content_Type=media_type), 400, "body-invalid")
 
 
 async def test_money_does_not_pass_through_a_float() -> None:
@@ -210,6 +223,15 @@ async def test_headers_of_ours_that_cannot_be(headers: dict[str, str]) -> None:
         assert web.casops.outcome("e") is None
 
 
+async def test_the_operator_sees_that_an_operation_is_asked_for_again(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "casops.service")
+    async with bank() as web:
+        await web.post("echo", "e", {}, Casops_Retry="0")
+        assert "again" not in caplog.text
+        await web.post("echo", "e", {}, Casops_Retry="1")
+        assert "operation e is asked for again: retry 1" in caplog.text
+
+
 async def test_an_operation_that_is_not_there() -> None:
     async with bank() as web:
         told = problem(await web.post("transfre", "t", ARGUMENTS), 404, "operation-unknown")
@@ -231,7 +253,8 @@ async def test_a_store_that_is_away() -> None:
         assert (response.headers["Retry-After"], told["retry"], told["happened"]) == ("1", True, "unknown")
         problem(await web.get("t"), 503, "store-unavailable")
         store.trouble = False
-        assert (await web.post("transfer", "t", ARGUMENTS)).status_code == 200
+        response = await web.post("transfer", "t", ARGUMENTS)
+        assert response.status_code == 200, response.text
 
 
 async def test_an_outcome_that_is_not_known() -> None:
@@ -245,7 +268,8 @@ async def test_an_outcome_that_is_not_known() -> None:
         told = problem(response, 503, "outcome-unknown")
         assert (response.headers["Retry-After"], told["retry"], told["happened"]) == ("1", True, "unknown")
         store.trouble = False
-        assert (await web.post("transfer", "t", ARGUMENTS)).status_code == 200
+        response = await web.post("transfer", "t", ARGUMENTS)
+        assert response.status_code == 200, response.text
 
 
 async def test_business_code_that_breaks(caplog: pytest.LogCaptureFixture) -> None:

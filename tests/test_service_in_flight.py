@@ -155,8 +155,10 @@ async def test_no_more_requests_than_allowed(gates: Gates) -> None:
         asks = [await asked(web, "a", "s") for _ in range(2)]
         await until(lambda: gates.entered)
         problem(await (await asked(web, "a", "s")), 503, "too-busy")
+        problem(await web.get("s"), 503, "too-busy")
         gates.open.set()
         assert {(await each).status_code for each in asks} == {200}
+        assert (await web.get("s")).status_code == 200
         assert (await (await asked(web, "a", "s"))).status_code == 200
 
 
@@ -214,6 +216,30 @@ async def test_the_table_forgets_what_has_ended() -> None:
     assert await table.finish(0) == frozenset()
 
 
+async def test_work_that_has_ended_is_not_joined() -> None:
+    """Not even in the moment between its end and its being taken out of the table."""
+    table = InFlight(threads=1, operations=2, requests=2)
+    runs: list[int] = []
+
+    def fail() -> Any:
+        runs.append(1)
+        raise ZeroDivisionError
+
+    async def ask_in_that_moment() -> Any:
+        async with table._threads:  # whoever waits for a thread goes on just then
+            assert [each.done() for each in table._table.values()] == [True]
+        return await table.ask("i", "f", fail, 30)
+
+    first = asyncio.create_task(table.ask("i", "f", fail, 30))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    again = asyncio.create_task(ask_in_that_moment())
+    for each in (first, again):
+        with pytest.raises(ZeroDivisionError):
+            await each
+    assert len(runs) == 2
+
+
 async def test_the_bounds_of_the_table() -> None:
     table = InFlight(threads=1, operations=1, requests=1)
     go = threading.Event()
@@ -235,6 +261,32 @@ async def test_the_bounds_of_the_table() -> None:
     assert await table.finish(30) == frozenset()
     _, joined = await asks
     assert joined
+
+
+async def test_what_a_future_cannot_hold_is_passed_on_all_the_same() -> None:
+    def stop() -> None:
+        raise StopIteration
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await asyncio.wait_for(in_thread(stop), 30)
+
+
+async def test_looking_is_bounded_too() -> None:
+    table = InFlight(threads=2, operations=1, requests=10)
+    go = threading.Event()
+    inside: list[int] = []
+
+    def look() -> None:
+        inside.append(1)
+        assert go.wait(30)
+
+    looks = [asyncio.create_task(table.look(look)) for _ in range(5)]
+    await until(lambda: len(inside) == 2)
+    await asyncio.sleep(0.05)
+    assert len(inside) == 2
+    go.set()
+    await asyncio.gather(*looks)
+    assert len(inside) == 5
 
 
 async def test_a_thread_whose_caller_is_gone_ends_in_silence() -> None:

@@ -142,7 +142,7 @@ async def test_acknowledging_can_be_turned_off_and_is_bounded(caplog: pytest.Log
     async with bank(options=FORGETFUL, service=replace(SOON, acknowledged=1)) as web:
         for each in ("a", "b"):
             await answered(web, each)
-        await web.post("echo", "c", {}, Casops_Acknowledge="a, b")
+        await web.post("echo", "c", {}, Casops_Acknowledge='"a", "b"')
         await until(lambda: web.casops.outcome("a") is None)
         assert isinstance(web.casops.outcome("b"), Outcome)
         assert "this one stays: b" in caplog.text
@@ -161,12 +161,12 @@ async def test_a_store_in_trouble_does_not_end_the_duties(caplog: pytest.LogCapt
     async with bank(store, options=FORGETFUL, service=replace(SOON, sweep_every=0.01)) as web:
         await answered(web, "a")
         await answered(web, "b")
-        await web.post("echo", "c", {}, Casops_Acknowledge="a")
+        await web.post("echo", "c", {}, Casops_Acknowledge='"a"')
         store.trouble = True
         await until(lambda: "stay until their retention is over" in caplog.text)
         await until(lambda: "a sweep failed" in caplog.text)
         store.trouble = False
-        await web.post("echo", "d", {}, Casops_Acknowledge="b")
+        await web.post("echo", "d", {}, Casops_Acknowledge='"b"')
         await until(lambda: web.casops.outcome("b") is None)
         assert isinstance(web.casops.outcome("a"), Outcome)
 
@@ -185,8 +185,9 @@ def test_ids_survive_their_way_through_a_header(operation_id: str) -> None:
 
 def test_a_list_of_ids_may_be_empty_and_is_bounded() -> None:
     assert decode_ids("") == decode_ids("  ") == []
-    assert len(decode_ids(",".join(["a"] * MAX_ACKNOWLEDGED))) == MAX_ACKNOWLEDGED
-    for text in ("a,", ",a", "a,,b", "a b", '"a', ",".join(["a"] * (MAX_ACKNOWLEDGED + 1))):
+    assert len(decode_ids(",".join(['"a"'] * MAX_ACKNOWLEDGED))) == MAX_ACKNOWLEDGED
+    too_many = ",".join(['"a"'] * (MAX_ACKNOWLEDGED + 1))
+    for text in ('"a",', ',"a"', '"a",,"b"', '"a" "b"', '"a', "a", "null", too_many):
         with pytest.raises(UsageError):
             decode_ids(text)
 

@@ -21,7 +21,7 @@ from casops.operations import Operation
 from casops.service import replies
 from casops.service.bodies import parse
 from casops.service.duties import Duties
-from casops.service.in_flight import InFlight, InProgress, TooMany, in_thread
+from casops.service.in_flight import InFlight, InProgress, TooMany
 from casops.service.options import ServiceOptions
 from casops.service.problems import Problem, of_business, of_error
 
@@ -43,6 +43,8 @@ class Service:
         """Make the operation happen, or hear how it went.  Raises Problem."""
         operation_id = _operation_id(request)
         self._acknowledge(request)
+        if request.headers.get(wire.RETRY, "0").strip("0"):
+            log.info("operation %s is asked for again: retry %s", operation_id, request.headers[wire.RETRY])
         operation = parse(model, await request.body(), operation_id)
         try:
             fingerprint = OperationWork(operation, operation_id).fingerprint
@@ -79,7 +81,9 @@ class Service:
         except UsageError as error:
             raise Problem("key-invalid", error.message) from None
         try:
-            found = await in_thread(lambda: self.casops.outcome(operation_id))
+            found = await self.in_flight.look(lambda: self.casops.outcome(operation_id))
+        except TooMany as error:
+            raise Problem("too-busy", f"{error}; ask again", operation_id=operation_id, retry=True) from None
         except CasOpsError as error:
             error.operation_id = operation_id
             raise of_error(error) from None

@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import json
 from decimal import Decimal, InvalidOperation
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 from starlette.requests import Request
 
 from casops.errors import UsageError
@@ -57,33 +58,32 @@ async def read_body(request: Request, options: ServiceOptions) -> bytes:
     return b"".join(parts)
 
 
-def parse(model: type[O], body: bytes, operation_id: str) -> O:
-    """The operation in a body.  Raises Problem."""
+def check_json(body: bytes) -> None:
+    """Raises Problem unless it is JSON without NaN, not nested too deeply, whose numbers survive as they are.
+
+    Before FastAPI has a look at it, which has words of its own for each of these.
+    """
     try:
-        text = body.decode()
-        json.loads(text, parse_float=_check_number, parse_constant=_no_constant)
-    except UnicodeDecodeError:
-        raise _invalid("the body is not UTF-8", operation_id) from None
-    except RecursionError:
-        raise _invalid("the body is nested too deeply", operation_id) from None
+        from_json(body, allow_inf_nan=False)
+        json.loads(body.decode(), parse_float=_check_number)
     except ValueError as error:
-        raise _invalid(f"the body is not JSON that can be taken: {error}", operation_id) from None
+        raise Problem("body-invalid", f"the body is not JSON that can be taken: {error}") from None
+
+
+def parse(model: type[O], body: bytes, operation_id: str) -> O:
+    """The operation in a body that passed check_json.  Raises Problem."""
     try:
-        return model.model_validate_json(text)
+        return model.model_validate_json(body)
     except ValidationError as error:
         told = [
             {"where": ".".join(str(part) for part in each["loc"]), "what": each["msg"]}
             for each in error.errors(include_url=False, include_context=False, include_input=False)[:MAX_TOLD]
         ]
         what = f"{error.error_count()} errors" if error.error_count() > 1 else told[0]["what"]
-        raise _invalid(f"the body does not fit {model.__name__}: {what}", operation_id, told) from None
+        why = f"the body does not fit {model.__name__}: {what}"
+        raise Problem("body-invalid", why, operation_id=operation_id, errors=told) from None
     except UsageError as error:
-        raise _invalid(error.message, operation_id) from None
-
-
-def _invalid(detail: str, operation_id: str, told: list[dict[str, str]] | None = None) -> Problem:
-    members: dict[str, Any] = {} if told is None else {"errors": told}
-    return Problem("body-invalid", detail, operation_id=operation_id, **members)
+        raise Problem("body-invalid", error.message, operation_id=operation_id) from None
 
 
 def _check_number(text: str) -> float:
@@ -95,7 +95,3 @@ def _check_number(text: str) -> float:
     if not exact:
         raise ValueError(f'the number {text[:40]} cannot be carried exactly; send it as text: "{text[:40]}"')
     return number
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number of JSON")

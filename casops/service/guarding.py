@@ -20,7 +20,7 @@ from starlette.types import Message, Receive
 
 from casops import wire
 from casops.errors import UsageError
-from casops.service.bodies import check_headers, read_body
+from casops.service.bodies import check_headers, check_json, read_body
 from casops.service.options import ServiceOptions
 from casops.service.problems import Problem
 
@@ -42,6 +42,8 @@ def guarded_route(options: ServiceOptions, retention: float) -> type[APIRoute]:
                     check_headers(request, options.header_bytes)
                     echoes = echoes_of(request)
                     body = await read_body(request, options)
+                    if request.method == "POST":
+                        check_json(body)
                     response = await inner(Request(request.scope, _replay(body, request.receive)))
                 except Problem as problem:
                     response = problem.response(options.retry_after)

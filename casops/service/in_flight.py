@@ -19,8 +19,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias, TypeVar
 
 from casops.engine import describe
@@ -46,6 +46,7 @@ class InFlight:
 
     def __init__(self, *, threads: int, operations: int, requests: int) -> None:
         self._threads = asyncio.Semaphore(threads)
+        self._looking = asyncio.Semaphore(threads)
         self._most_operations = operations
         self._most_requests = requests
         self._requests = 0
@@ -56,18 +57,22 @@ class InFlight:
 
         Raises TooMany, InProgress, and whatever the work raises.
         """
-        if self._requests >= self._most_requests:
-            raise TooMany(f"{self._requests} requests are waiting for answers")
-        task, joined = self._begin_or_join(operation_id, fingerprint, work)
-        self._requests += 1
-        try:
+        with self._request():
+            task, joined = self._begin_or_join(operation_id, fingerprint, work)
             # `wait` leaves the task alone when the time is over, or when this request is cancelled.
             await asyncio.wait([task], timeout=within)
-        finally:
-            self._requests -= 1
         if not task.done():
             raise InProgress
         return task.result(), joined
+
+    async def look(self, work: Callable[[], T]) -> T:
+        """For requests that only look: within the same bounds, beside the threads of those that work.
+
+        Raises TooMany, and whatever the work raises.
+        """
+        with self._request():
+            async with self._looking:
+                return await in_thread(work)
 
     def ids(self) -> frozenset[str]:
         """The operations that are being worked on here."""
@@ -79,18 +84,30 @@ class InFlight:
             await asyncio.wait(tasks, timeout=within)
         return self.ids()
 
+    @contextmanager
+    def _request(self) -> Generator[None]:
+        if self._requests >= self._most_requests:
+            raise TooMany(f"{self._requests} requests are waiting for answers")
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+
     def _begin_or_join(
         self, operation_id: str, fingerprint: str, work: Work
     ) -> tuple[asyncio.Task[Outcome[Any]], bool]:
         key = (operation_id, fingerprint)
-        if (standing := self._table.get(key)) is not None:
+        standing = self._table.get(key)
+        if standing is not None and not standing.done():  # done: it is about to be taken away
             return standing, True
         if len(self._table) >= self._most_operations:
             raise TooMany(f"{len(self._table)} operations are in flight")
         task = self._table[key] = asyncio.create_task(self._work(work), name=f"casops {operation_id}")
 
         def ended(task: asyncio.Task[Outcome[Any]]) -> None:
-            del self._table[key]
+            if self._table.get(key) is task:
+                del self._table[key]
             _report(operation_id, task)
 
         task.add_done_callback(ended)
@@ -106,7 +123,8 @@ def _report(operation_id: str, task: asyncio.Task[Outcome[Any]]) -> None:
     if task.cancelled():
         log.warning("operation %s: the service stopped waiting for it; ask again with the same id", operation_id)
     elif isinstance(error := task.exception(), CasOpsError):
-        log.info("operation %s: %s: %s", operation_id, type(error).__name__, describe(error))
+        level = logging.INFO if error.happened is False else logging.WARNING
+        log.log(level, "operation %s: %s: %s", operation_id, type(error).__name__, describe(error))
     elif error is not None:
         log.error("operation %s failed unexpectedly and is pending", operation_id, exc_info=error)
 
@@ -129,11 +147,12 @@ async def in_thread(work: Callable[[], T]) -> T:
         failed: BaseException | None = None
         try:
             result = work()
-        except Exception as error:  # noqa: BLE001 - it is passed on
+        except BaseException as error:  # noqa: BLE001 - it is passed on
             failed = error
-        except BaseException as error:  # noqa: BLE001 - SystemExit of business code must not end the event loop
-            failed = RuntimeError(f"business code raised {type(error).__name__}")
-            failed.__cause__ = error
+            if isinstance(error, StopIteration) or not isinstance(error, Exception):
+                # A future does not take the one, and an event loop ends with the others (SystemExit).
+                failed = RuntimeError(f"{type(error).__name__} was raised where none is expected")
+                failed.__cause__ = error
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(tell, result, failed)
 

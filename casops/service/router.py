@@ -23,6 +23,7 @@ from starlette.responses import Response
 from casops import wire
 from casops.errors import UsageError
 from casops.front import CasOps
+from casops.ids import MAX_ID_BYTES
 from casops.operations import Operation, result_type
 from casops.service import documenting
 from casops.service.asking import Service, log_left
@@ -76,11 +77,15 @@ def _router(service: Service) -> APIRouter:
             raise UsageError(f"{other.__name__} and {model.__name__} have the same path; give one of them an http_name")
     for name, model in paths.items():
         _add_operation(router, service, name, model)
-    _add_unknown(router, paths)
+    # In this order: of two routes for one path the first says which methods there are.
     _add_outcome(router, service)
+    _add_unknown(router, paths)
     _add_health(router, service)
     return router
 
+
+# What can be said of an id in a path; that it is printable and its length in bytes cannot.
+ID: dict[str, Any] = {"minLength": 1, "maxLength": MAX_ID_BYTES}
 
 # --- the routes ---------------------------------------------------------------------------------
 
@@ -155,7 +160,7 @@ def _add_unknown(router: APIRouter, paths: Iterable[str]) -> None:
 
 def _add_outcome(router: APIRouter, service: Service) -> None:
     async def tell(
-        operation_id: Annotated[str, Path(description="The operation id, percent-encoded.", min_length=1)],
+        operation_id: Annotated[str, Path(description="The operation id, percent-encoded.", json_schema_extra=ID)],
         retry: Retry = None,
         message: MessageId = None,
     ) -> Response:

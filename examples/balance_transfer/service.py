@@ -17,7 +17,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -104,7 +104,7 @@ def _judge(screen: Console, casops: CasOps, answers: Sequence[Any], killed: int)
 
 
 @contextmanager
-def _server(name: str, store: str, folder: Path, *, die: str | None = None) -> Iterator[Server]:
+def _server(name: str, store: str, folder: Path, *, die: str | None = None) -> Generator[Server]:
     """A server in a process of its own, told to stop at the end."""
     environment = {**os.environ, "BALANCE_TRANSFER_STORE": store, "BALANCE_TRANSFER_SERVER": name}
     if die is not None:
