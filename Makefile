@@ -2,10 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format clean explore simulate mutants soak
+.PHONY: demo demo-service test check format clean explore simulate mutants soak
 
 demo: .venv/demo.installed  ## balance transfer for real: workers are killed, the books are proved
 	$(BIN)/python -m examples.balance_transfer chaos
+
+demo-service: .venv/demo-service.installed  ## two servers, one killed in the middle of a payment
+	$(BIN)/python -m examples.balance_transfer service
 
 test: .venv/dev.installed  ## all tests
 	$(BIN)/python -m pytest -n 2 $(ARGS)

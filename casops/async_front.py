@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Container, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -62,6 +62,14 @@ class AsyncCasOps:
         """See CasOps.open."""
         return cls(open_async_store(url), options=options, operations=operations, worker=worker)
 
+    @property
+    def options(self) -> Options:
+        return self._engine.options
+
+    def register(self, operation: type[Operation[Any]]) -> None:
+        """See CasOps.register."""
+        self._engine.register(operation)
+
     async def run(self, operation: Operation[R], *, operation_id: str) -> R:
         """See CasOps.run."""
         return (await self.execute(operation, operation_id=operation_id)).result
@@ -95,10 +103,15 @@ class AsyncCasOps:
         self._check_open()
         return await adrive(self._engine.pending(), self._store)
 
-    async def recover(self) -> Recovery:
+    async def recover(self, *, busy: Container[str] = ()) -> Recovery:
         """See CasOps.recover."""
         self._check_open()
-        return await adrive(self._engine.recover(), self._store)
+        return await adrive(self._engine.recover(busy), self._store)
+
+    async def forget(self, operation_ids: Sequence[str]) -> int:
+        """See CasOps.forget."""
+        self._check_open()
+        return await adrive(self._engine.forget(operation_ids), self._store)
 
     async def cancel(self, operation_id: str) -> Outcome[Any]:
         """See CasOps.cancel."""

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Generic, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from casops.errors import DocumentExists, DocumentMissing, InvalidDocument, UsageError
-from casops.ids import check_id
+from casops.ids import MAX_ID_BYTES, check_id
 from casops.messages import RESERVED, Key
 from casops.protocol.work import Value
 
@@ -108,6 +109,11 @@ class Ref(Generic[D]):
             python_schema=core_schema.no_info_plain_validator_function(accept),
             serialization=core_schema.plain_serializer_function_ser_schema(str, return_schema=core_schema.str_schema()),
         )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """What can be said of an id in JSON Schema; that it is printable and its length in bytes cannot."""
+        return {**handler(schema), "minLength": 1, "maxLength": MAX_ID_BYTES}
 
 
 class NotRead(BaseException):

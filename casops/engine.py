@@ -5,7 +5,7 @@ Must not be in here: I/O, threads, asyncio.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -26,9 +26,10 @@ from casops.messages import Key, Steps
 from casops.operations import Operation, result_adapter
 from casops.options import Options
 from casops.outcome import Outcome, Pending, Recovery, Snapshot
-from casops.protocol import reading, sweeping
+from casops.protocol import forgetting, reading, sweeping
 from casops.protocol.environment import Environment, StoreFailed, TimeUp
 from casops.protocol.execution import Ended, Execution
+from casops.protocol.limits import MAX_FORGOTTEN
 from casops.protocol.settling import settle
 from casops.protocol.sweeping import Declared
 
@@ -103,7 +104,13 @@ class Engine:
         """Put away an operation that has ended.  Raises TimeUp or StoreFailed: left to a sweep."""
         return (yield from settle(self.environment(), ended))
 
-    def recover(self) -> Steps[Recovery]:
+    def forget(self, operation_ids: Sequence[str]) -> Steps[int]:
+        ids = [check_id(each) for each in operation_ids]
+        if len(ids) > MAX_FORGOTTEN:
+            raise UsageError(f"at most {MAX_FORGOTTEN} results can be forgotten by one call, not {len(ids)}")
+        return (yield from self._asking(forgetting.forget(self.environment(), ids)))
+
+    def recover(self, busy: Container[str] = ()) -> Steps[Recovery]:
         """One sweep over all intentions older than the grace period."""
         environment = self.environment()
         listed = yield from self._asking(sweeping.list_declared(environment))
@@ -111,6 +118,9 @@ class Engine:
         finished: list[Outcome[Any]] = []
         left: list[Pending] = []
         for each in listed:
+            if each.operation_id in busy and not each.ended:
+                left.append(self._pending(each, "being worked on here"))
+                continue
             done = yield from self._recover_one(environment, each)
             if isinstance(done, Outcome):
                 finished.append(done)
@@ -204,6 +214,7 @@ class Engine:
             taken_over=ended.taken_over,
             attempts=record.attempts,
             history=record.history,
+            operation=record.operation,
         )
 
     def _parked(self, each: Declared) -> bool:

@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Container, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -74,6 +74,14 @@ class CasOps:
         """
         return cls(open_store(url), options=options, operations=operations, worker=worker)
 
+    @property
+    def options(self) -> Options:
+        return self._engine.options
+
+    def register(self, operation: type[Operation[Any]]) -> None:
+        """Know an operation, so that `recover` can finish it.  Raises UsageError if another one has its name."""
+        self._engine.register(operation)
+
     def run(self, operation: Operation[R], *, operation_id: str) -> R:
         """Make the operation happen exactly once under this id and return its result.
 
@@ -114,10 +122,24 @@ class CasOps:
         self._check_open()
         return drive(self._engine.pending(), self._store)
 
-    def recover(self) -> Recovery:
-        """One sweep: put away what has ended, finish what workers left behind."""
+    def recover(self, *, busy: Container[str] = ()) -> Recovery:
+        """One sweep: put away what has ended, finish what workers left behind.
+
+        `busy`: ids to be left alone, because this process is working on them.
+        """
         self._check_open()
-        return drive(self._engine.recover(), self._store)
+        return drive(self._engine.recover(busy), self._store)
+
+    def forget(self, operation_ids: Sequence[str]) -> int:
+        """Forget results before their retention is over; gives how many were.  At most 64 at once.
+
+        Only for ids whose callers have their answers and will not ask again: no request for one of them may
+        still be on its way, or arrive later, for it would run again.  Wait long enough after the last
+        answer for that, and at least ten times the deadline.  What has not ended, is not settled yet or
+        is listed as declared is left alone.  Raises UsageError, StoreUnavailable.
+        """
+        self._check_open()
+        return drive(self._engine.forget(operation_ids), self._store)
 
     def cancel(self, operation_id: str) -> Outcome[Any]:
         """Make sure that it never happens; if it has ended already, tells how."""

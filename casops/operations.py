@@ -69,11 +69,12 @@ def result_adapter(operation: type[Operation[R]]) -> TypeAdapter[R]:
     """How results of this operation are turned into JSON and back.  Raises UsageError."""
     adapter = _ADAPTERS.get(operation)
     if adapter is None:
-        adapter = _ADAPTERS[operation] = TypeAdapter(_result_type(operation))
+        adapter = _ADAPTERS[operation] = TypeAdapter(result_type(operation))
     return adapter
 
 
-def _result_type(operation: type[Operation[Any]]) -> Any:
+def result_type(operation: type[Operation[Any]]) -> Any:
+    """The type of its result, as it is written in the class's base.  Raises UsageError."""
     for base in operation.__mro__:
         metadata: dict[str, Any] = getattr(base, "__pydantic_generic_metadata__", {})
         arguments: tuple[Any, ...] = metadata.get("args") or ()

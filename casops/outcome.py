@@ -33,6 +33,8 @@ class Outcome(Generic[R]):
     attempts: int
     """Attempts of all workers that were written down."""
     history: tuple[Event, ...] = field(default=(), repr=False)
+    operation: str | None = None
+    """Its name; None where an id was cancelled that nobody had declared."""
 
     @property
     def result(self) -> R:

@@ -21,7 +21,7 @@ class Receipt(BaseModel):
 
 class Open(Operation[None]):
     account: Ref[Account]
-    balance: Decimal = Decimal(0)
+    balance: Annotated[Decimal, Field(ge=0)] = Decimal(0)
 
     def apply(self, documents: Documents) -> None:
         documents.create(self.account, Account(balance=self.balance))

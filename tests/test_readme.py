@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from casops import CasOps
+
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -24,6 +26,9 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.
         # dont_inherit: this file's `annotations` must not hide what the README's code would do.
         code = compile("\n" * line + match[1], page, "exec", dont_inherit=True)
         exec(code, module.__dict__)
+    for each in vars(module).values():
+        if isinstance(each, CasOps):
+            each.close()  # a page that shows a server cannot
 
 
 def test_the_readme_has_code() -> None:

@@ -47,6 +47,7 @@ The files
 `environment.py`  one call's way to ask, to wait and to give up        `fate.py`       meeting a stage
 `execution.py`    an operation from its declaration to its answer      `settling.py`   what comes after the answer
 `reading.py`      readers that need not wait                           `sweeping.py`   cancel, pending, recovery
+`forgetting.py`   results that nobody needs any more
 
 All of them are generators over casops.messages.  A generator that is closed is a worker that crashed;
 nothing here may therefore do anything in a `finally` or an `except GeneratorExit`.

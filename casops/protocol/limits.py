@@ -17,3 +17,6 @@ MAX_COLLECTS = 200
 # Rounds in which settling writes, re-reads and writes again.  Every further round means that
 # somebody else wrote a document in between, and whoever did has removed our stage or will.
 MAX_SETTLE_ROUNDS = 50
+
+# Results forgotten by one call: as many as a request of the message tier can acknowledge; two reads each in one batch.
+MAX_FORGOTTEN = 64

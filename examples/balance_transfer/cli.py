@@ -6,6 +6,7 @@ Must not be in here: anything that another program would want to call.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from examples.balance_transfer.importing import Tally, run_import
 from examples.balance_transfer.model import open_bank
 from examples.balance_transfer.orders import BadFile, Orders, parse_amount, read_orders
 from examples.balance_transfer.pool import Pool, Stopped
+from examples.balance_transfer.service import Failed, run_service
 from examples.balance_transfer.showing import Bar, complain, console, show_problems, show_tally, show_verdict
 from examples.balance_transfer.timeline import show_life
 
@@ -116,6 +118,22 @@ def _chaos(arguments: argparse.Namespace, screen: Console) -> int:
     return LOOK if not good or orders.problems else DONE
 
 
+def _service(arguments: argparse.Namespace, screen: Console) -> int:
+    if not all(importlib.util.find_spec(each) for each in ("fastapi", "uvicorn")):
+        raise Refused("serving needs more than this example: pip install 'casops[demo,service]'")
+    with tempfile.TemporaryDirectory(prefix="balance-transfer-") as folder:
+        try:
+            good = run_service(screen, f"sqlite:///{folder}/bank.db", Path(folder))
+        except Failed as error:
+            complain(f"stopped: {error}")
+            return LOOK
+    if good:
+        screen.print("the payment happened exactly once")
+    else:
+        complain("NOT PROVED")
+    return DONE if good else LOOK
+
+
 def _show(arguments: argparse.Namespace, screen: Console) -> int:
     with open_bank(_existing(arguments.store)) as casops:
         found = casops.outcome(arguments.operation_id)
@@ -198,6 +216,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     chaos.add_argument("--store", metavar="URL", help="(a temporary file, kept if a check fails)")
     working(chaos)
+
+    command("service", _service, "One payment over HTTP, while the server that was asked for it is killed.")
 
     show = command("show", _show, "The life of one payment: intention, main value, result.")
     show.add_argument("operation_id", metavar="OPERATION_ID", help="a payment_id, or open-ACCOUNT")

@@ -94,12 +94,15 @@ class Transfer(Operation[Receipt]):
         )
 
 
+OPERATIONS: tuple[type[Operation[Any]], ...] = (OpenAccount, Transfer)
+
+
 def opening_id(account: str) -> str:
     """The operation id under which an account is opened, so that it is opened once."""
     return f"open-{account}"
 
 
-def open_bank(url: str, *, grace: float = 10.0) -> CasOps:
+def open_bank(url: str, *, grace: float = 10.0, worker: str | None = None) -> CasOps:
     """The store as every process of this program opens it.  Raises UsageError or StoreUnavailable."""
     # A payment's id comes from a file and does not tell how old it is, so casops could not refuse it
     # once its result was forgotten: the same file imported a year later would be paid again.
@@ -107,4 +110,4 @@ def open_bank(url: str, *, grace: float = 10.0) -> CasOps:
     # those the default of 30 days is safe.)
     # Ten seconds: whoever gets no certain answer from a file for so long should say so (worker.py).
     options = Options(retention=0, deadline=10.0, grace=grace)
-    return CasOps.open(url, options=options, operations=[OpenAccount, Transfer])
+    return CasOps.open(url, options=options, operations=OPERATIONS, worker=worker)

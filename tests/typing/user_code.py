@@ -11,6 +11,7 @@ from typing import Annotated, Any, assert_type
 from pydantic import BaseModel, Field
 
 from casops import AsyncCasOps, CasOps, Declined, Document, Documents, Operation, Outcome, Pending, Ref
+from casops.client import AsyncClient, Client, ClientOptions, Notice, Recovered
 
 
 class Account(Document, collection="accounts"):
@@ -66,3 +67,22 @@ async def asynchronous() -> None:
     async with AsyncCasOps.open("memory://") as casops:
         assert_type(await casops.run(Count(names=[]), operation_id="i"), int)
         assert_type(await casops.read(Account.ref("alice")), Account | None)
+
+
+def told(notice: Notice) -> None:
+    assert_type(notice.operation_id, str | None)
+
+
+def over_the_network() -> None:
+    servers = ["http://a:8000", "http://b:8000"]
+    with Client(servers, options=ClientOptions(deadline=5), on_notice=told, pending="pending.jsonl") as client:
+        assert_type(client.run(Transfer(source="alice", target="bob", amount=100), operation_id="i"), Receipt)
+        assert_type(client.execute(Count(names=["alice"]), operation_id="i"), Outcome[int])
+        assert_type(client.outcome("i"), Outcome[Any] | Pending | None)
+        assert_type(client.recover(), Recovered)
+
+
+async def over_the_network_asynchronously() -> None:
+    async with AsyncClient(["http://a:8000"]) as client:
+        assert_type(await client.run(Count(names=[]), operation_id="i"), int)
+        assert_type(await client.recover(), Recovered)

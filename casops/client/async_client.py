@@ -1,0 +1,350 @@
+"""`AsyncClient`: ask servers for operations, from asyncio code.  For threads: `Client` (client.py).
+
+It drives the generators of asking.py, probing.py and looking.py: puts their messages on their way, wakes them when
+something has happened that concerns them, and tells the application what the desk has to tell.
+
+A cancelled call is a caller that went away: what it sent is left running, and asking again with the same id tells
+what became of it.
+
+Must not be in here: what is sent to whom, and what a reply means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+import uuid
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import httpx
+
+from casops.client.asking import Asking
+from casops.client.desk import Desk
+from casops.client.http import Connect, Replied, connect_plainly, exchange
+from casops.client.looking import Question, looking
+from casops.client.messages import Concern, Message, Send, Steps
+from casops.client.notices import Counters, Notice
+from casops.client.options import ClientOptions
+from casops.client.pending import Asked
+from casops.client.pending_file import PendingFile
+from casops.client.probing import Health, probing
+from casops.client.servers import Server
+from casops.client.translating import asked_of, check_urls, looked_up, outcome_of
+from casops.errors import CasOpsError, OutcomeUnknown, UsageError
+from casops.ids import check_id
+from casops.operations import Operation, result_adapter
+from casops.outcome import Outcome, Pending
+from casops.wire import path_of
+
+R = TypeVar("R")
+T = TypeVar("T")
+log = logging.getLogger("casops.client")
+
+# Operations that `recover` asks for at the same time: few enough not to be a storm after a restart.
+RECOVERED_TOGETHER = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """An operation that `recover` could not bring to an answer, and why."""
+
+    asked: Asked
+    error: CasOpsError
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What `recover` did."""
+
+    finished: tuple[Outcome[Any], ...]
+    left: tuple[Left, ...]
+
+
+class AsyncClient:
+    """Operations of casops over the network, for one event loop.
+
+    `servers`: base URLs (`https://bank.example/api`).  `pending`: a file for the pending list, so that it outlives this
+    process.  `on_notice`: called with every Notice, in the event loop, so it must not block.  `operations`: classes
+    that `recover` and `outcome` shall know, beside those that were run here.  `connect`: makes the httpx client of a
+    server (for TLS, authentication …); it must neither retry nor follow redirects.
+    """
+
+    def __init__(
+        self,
+        servers: Iterable[str],
+        *,
+        options: ClientOptions | None = None,
+        operations: Iterable[type[Operation[Any]]] = (),
+        pending: str | os.PathLike[str] | None = None,
+        on_notice: Callable[[Notice], None] | None = None,
+        connect: Connect | None = None,
+    ) -> None:
+        self._options = options or ClientOptions()
+        self._desk = Desk(check_urls(servers), self._options, uuid.uuid4().hex)
+        self._connect = connect or connect_plainly(self._options)
+        self._connections: dict[Server, httpx.AsyncClient] = {}
+        self._on_notice = on_notice
+        self._operations: dict[str, type[Operation[Any]]] = {}
+        for each in operations:
+            self._register(each)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._probed: set[Server] = set()
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wakes: set[Callable[[], None]] = set()
+        self._file = None if pending is None else PendingFile(pending)
+        for asked in self._file.waiting() if self._file else ():
+            self._desk.table.restore(asked)
+
+    # --- what callers ask for ---------------------------------------------------------------
+
+    async def run(self, operation: Operation[R], *, operation_id: str) -> R:
+        """Make the operation happen exactly once under this id and return its result.
+
+        Raises Declined or Cancelled if it ended so, and what `execute` raises.
+        """
+        return (await self.execute(operation, operation_id=operation_id)).result
+
+    async def execute(self, operation: Operation[R], *, operation_id: str) -> Outcome[R]:
+        """Like `run`, but tells more, and a refusal is an outcome like any other.
+
+        Raises what CasOps.execute raises, OutcomeUnknown if no server answered in time, and BusinessError where a
+        local call would raise the exception of `apply` itself.  The outcome has no history (`outcome` tells it).
+        """
+        self._check_usable()
+        work, asked = asked_of(operation, operation_id, time.time())
+        self._register(type(operation))
+        if operation_id in self._desk.acknowledgements:
+            raise UsageError(
+                "this id was acknowledged, so its result may be forgotten; an id is never used again",
+                operation_id=operation_id,
+            )
+        entry = self._desk.table.enter(asked, f"/operations/{path_of(type(operation))}")
+        settled = False
+        try:
+            if self._file is not None:
+                await asyncio.to_thread(self._file.asks, entry.asked)
+            await self._drive(entry, Asking(self._desk, entry, time.monotonic()).run())
+            settled = True
+        except CasOpsError as error:
+            settled = not error.retry
+            raise
+        finally:
+            self._desk.leave(entry, delivered=settled)
+            if settled and self._file is not None:
+                self._file.ends(operation_id)
+        assert entry.answer is not None
+        return outcome_of(asked, entry.answer, work.adapter)
+
+    async def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
+        """Did it happen?  None: nobody asked for it, or it was forgotten.  Changes nothing.
+
+        Raises StoreUnavailable if no server tells.  A result keeps its JSON form unless its operation is known here.
+        """
+        self._check_usable()
+        question = Question(check_id(operation_id))
+        seen = await self._drive(question, looking(self._desk, question, time.monotonic()))
+        return None if seen.found is None else looked_up(operation_id, seen.found, self._operations)
+
+    async def recover(self) -> Recovered:
+        """Ask again for everything that is pending: what this client, or its earlier life, got no answer for."""
+        self._check_usable()
+        gate = asyncio.Semaphore(RECOVERED_TOGETHER)
+
+        async def one(asked: Asked) -> Outcome[Any] | Left:
+            async with gate:
+                try:
+                    return await self.execute(self._again(asked), operation_id=asked.operation_id)
+                except CasOpsError as error:
+                    return Left(asked, error)
+
+        ended = await asyncio.gather(*(one(each) for each in self.pending()))
+        return Recovered(
+            tuple(each for each in ended if isinstance(each, Outcome)),
+            tuple(each for each in ended if isinstance(each, Left)),
+        )
+
+    def pending(self) -> list[Asked]:
+        """What was asked for and not answered, that of an earlier life included."""
+        return self._desk.table.waiting()
+
+    def acknowledge(self, operation_id: str) -> None:
+        """The application has put the answer away and will never ask with this id again; servers may forget it.
+
+        Only after it is certain that nobody asks again: once forgotten, the same id would run a second time.
+        """
+        self._desk.acknowledge(check_id(operation_id))
+        if self._file is not None:
+            self._file.ends(operation_id)
+
+    def forget(self, operation_id: str) -> None:
+        """Take an operation off the pending list without an answer.  It may have happened, or happen yet."""
+        self._desk.forget(check_id(operation_id))
+        if self._file is not None:
+            self._file.ends(operation_id)
+
+    @property
+    def counters(self) -> Counters:
+        return self._desk.counters
+
+    def servers(self) -> dict[str, str]:
+        """How each server is doing: up, slow or suspect."""
+        return {each.url: each.state for each in self._desk.servers.all}
+
+    async def aclose(self) -> None:
+        """Let go of what is still under way; the pending list keeps it."""
+        if self._closed:
+            return
+        self._closed = True
+        for wake in self._wakes:
+            wake()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for http in self._connections.values():
+            await http.aclose()
+        if self._file is not None:
+            self._file.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # --- driving ----------------------------------------------------------------------------
+
+    async def _drive(self, concern: Concern, steps: Steps[T]) -> T:
+        """Run a generator of this package to its end."""
+        wake = asyncio.Event()
+        concern.listeners.append(wake.set)
+        self._wakes.add(wake.set)
+        now: Any = None  # a generator that has not begun takes nothing else
+        try:
+            while True:
+                # Only this may raise StopIteration: what the request does stays outside of the `try`.
+                try:
+                    request = steps.send(now)
+                except StopIteration as stop:
+                    return cast(T, stop.value)
+                self._tell()
+                if self._closed:
+                    raise OutcomeUnknown("the client was closed during the call; ask again later with the same id")
+                if isinstance(request, Send):
+                    self._post(request.message)
+                else:
+                    await _until(wake, request.until + random.random() * request.spread)
+                    wake.clear()
+                now = time.monotonic()
+        finally:
+            steps.close()
+            self._wakes.discard(wake.set)
+            concern.listeners.remove(wake.set)
+            self._tell()
+
+    def _post(self, message: Message) -> None:
+        self._desk.sending(message, time.monotonic())
+        self._start(self._carry(message))
+
+    async def _carry(self, message: Message) -> None:
+        """Carry one message; it outlives the call that sent it."""
+        http = self._connections.get(message.server)
+        if http is None:
+            http = self._connections[message.server] = self._connect(message.server.url)
+        try:
+            reply = await exchange(http, message, self._options)
+        except BaseException:
+            self._desk.lost(
+                message, "this client was closed, or its connection failed", sent=True, now=time.monotonic()
+            )
+            raise
+        now = time.monotonic()
+        if isinstance(reply, Replied):
+            self._desk.replied(message, reply.status, reply.headers, reply.body, now)
+        else:
+            self._desk.lost(message, reply.why, sent=reply.sent, now=now)
+        self._tell()
+
+    async def _probe(self, server: Server) -> None:
+        try:
+            health = Health()
+            await self._drive(health, probing(self._desk, server, health, time.monotonic()))
+        finally:
+            self._probed.discard(server)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a message could not be carried", exc_info=error)
+
+    # --- telling ----------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        """Log what the desk has to tell, call the application, look after suspect servers."""
+        for notice in self._desk.take_notices():
+            level = {"suspect": logging.WARNING, "contradiction": logging.CRITICAL}.get(notice.kind, logging.INFO)
+            where = f" [operation {notice.operation_id}]" if notice.operation_id else ""
+            log.log(level, "%s: %s: %s%s", notice.server, notice.kind, notice.text, where)
+            if self._on_notice is not None:
+                try:
+                    self._on_notice(notice)
+                except Exception:  # an application's fault must not cost an answer
+                    log.exception("on_notice raised")
+        for server in self._desk.servers.all:
+            if server.state == "suspect" and server not in self._probed and not self._closed:
+                self._probed.add(server)
+                self._start(self._probe(server))
+
+    # --- small things -----------------------------------------------------------------------
+
+    def _again(self, asked: Asked) -> Operation[Any]:
+        model = self._operations.get(asked.operation)
+        if model is None:
+            raise UsageError(
+                f"this client does not know the operation {asked.operation!r}: name its class in operations=…",
+                operation_id=asked.operation_id,
+            )
+        try:
+            return model.model_validate_json(asked.arguments)
+        except ValueError as error:
+            raise UsageError(
+                f"the arguments in the pending list do not fit {model.__name__}: {error}",
+                operation_id=asked.operation_id,
+            ) from None
+
+    def _register(self, operation: type[Operation[Any]]) -> None:
+        result_adapter(operation)  # says now if the class cannot work
+        known = self._operations.setdefault(operation.operation_name, operation)
+        if known is not operation:
+            raise UsageError(f"two operations are named {operation.operation_name!r}; give one of them name=…")
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise UsageError("this client is closed")
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise UsageError("this client belongs to another event loop, and so do its connections")
+
+
+async def _until(wake: asyncio.Event, until: float) -> None:
+    """Wait for a wake-up, or for that moment of time.monotonic()."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, until - time.monotonic())):
+            await wake.wait()

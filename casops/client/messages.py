@@ -1,0 +1,136 @@
+"""Everything an ask ever yields, and what can become of a message.
+
+An ask is a generator. It yields one of two requests and is told the time (seconds of a clock that only grows)
+when it goes on:
+
+    Send   put this message on its way; does not wait for the reply
+    Wait   until something has happened that concerns this ask, or until that time
+
+Nothing else is told: whoever carries messages reports what became of each to the desk (`Desk.arrived`), and the
+ask looks at its messages. So an early, a late and a doubled reply take the same way.
+
+Must not be in here: any behaviour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
+
+from casops.errors import CasOpsError
+
+if TYPE_CHECKING:
+    from casops.client.servers import Server
+
+T = TypeVar("T")
+
+
+# --- what can become of a message -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How the operation ended; recorded, and the same for everybody who asks."""
+
+    status: Literal["applied", "declined", "cancelled"]
+    result: str = "null"
+    """JSON text."""
+    code: str | None = None
+    details: Mapping[str, Any] | None = None
+    replayed: bool = field(default=False, compare=False)
+    taken_over: bool = field(default=False, compare=False)
+    attempts: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a server knows about an id: the members of its reply; None: it never heard of it."""
+
+    found: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Healthy:
+    """A suspect server takes requests again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The server says in its own words that there is no answer (yet)."""
+
+    error: CasOpsError
+    again: Literal["never", "here", "elsewhere"]
+    """Where asking again makes sense."""
+    pause: float | None = None
+    """Seconds it wants to be left alone; None: it did not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """There was no reply, or none that can be this message's."""
+
+    why: str
+    sent: bool
+    """False: it is certain that nothing of it was sent."""
+
+
+Fate: TypeAlias = Answer | Seen | Healthy | Told | Lost
+
+
+# --- messages ---------------------------------------------------------------------------------
+
+
+class Concern(Protocol):
+    """What messages are about: an operation, a question about one, a server's health."""
+
+    @property
+    def kind(self) -> str:
+        """Round trips of one kind are comparable."""
+        ...
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def body(self) -> str | None: ...
+
+    @property
+    def listeners(self) -> list[Callable[[], None]]:
+        """Called when something has happened that concerns it."""
+        ...
+
+    def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Fate: ...
+
+
+@dataclass(eq=False, slots=True)
+class Message:
+    """One HTTP request.  No two have the same id; a retry is a new message."""
+
+    id: str
+    server: Server
+    concern: Concern
+    headers: Mapping[str, str]
+    acknowledges: tuple[str, ...] = ()
+    sent_at: float | None = None
+    due: float = float("inf")
+    """Until when its sender waits for it; it is left running after that all the same."""
+    fate: Fate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    until: float
+    spread: float = 0.0
+    """Up to so many seconds longer, by chance, so that clients that lost the same server do not meet again."""
+
+
+Steps: TypeAlias = Generator[Send | Wait, float, T]

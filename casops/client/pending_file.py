@@ -1,0 +1,174 @@
+"""The pending table on a disk, so that a client that was killed knows what it had asked for.
+
+JSON lines, only ever appended to: `asks` before the first message of an operation leaves (on the disk before it is
+sent), `ends` after its caller has had the answer.  A lost `ends` costs one question more, so it is not waited for.
+The last line may be torn; the file is written anew, without what has ended, when it is opened and when it has grown.
+
+The arguments of operations are in it, in plain text.
+
+Must not be in here: what is done about an operation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from casops.client.pending import Asked
+from casops.errors import StoreUnavailable, UsageError
+
+# Lines of ended operations before the file is written anew: some MB, written in a moment.
+MOST_DEAD_LINES = 10_000
+
+
+class PendingFile:
+    """One file, one client at a time; may be called by several threads.
+
+    Raises UsageError if another client has it or if it is not such a file, StoreUnavailable if the disk does not take
+    it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self._lock = threading.Lock()
+        self._dead = 0
+        try:
+            # The lock is on a file of its own: the other one is replaced by a new one now and then.
+            self._guard = os.open(self._path.with_name(self._path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)
+        except OSError as error:
+            raise UsageError(f"the pending list {self._path} cannot be opened: {error}") from None
+        self._file = -1
+        try:
+            self._take_guard()
+            self._live = self._read()
+            self._rewrite()
+        except BaseException:
+            self.close()
+            raise
+
+    def waiting(self) -> list[Asked]:
+        """What an earlier life asked for and did not hand over."""
+        return list(self._live.values())
+
+    def asks(self, asked: Asked) -> None:
+        """Note it.  When this returns it is on the disk."""
+        with self._lock:
+            if asked.operation_id not in self._live:
+                self._append(_asks(asked), asked.operation_id)
+                self._live[asked.operation_id] = asked
+
+    def ends(self, operation_id: str) -> None:
+        """It was answered and handed over."""
+        with self._lock:
+            if self._live.pop(operation_id, None) is None or self._file < 0:
+                return
+            self._dead += 1
+            with contextlib.suppress(OSError):  # then it is asked for once more, and answered the same
+                self._write(json.dumps({"ends": operation_id}))
+                if self._dead > MOST_DEAD_LINES and self._dead > len(self._live):
+                    self._rewrite()
+
+    def close(self) -> None:
+        for each in (self._file, self._guard):
+            if each >= 0:
+                os.close(each)
+        self._file = self._guard = -1
+
+    def _take_guard(self) -> None:
+        try:
+            fcntl.flock(self._guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(f"another client has the pending list {self._path}: give each client its own") from None
+
+    def _read(self) -> dict[str, Asked]:
+        live: dict[str, Asked] = {}
+        try:
+            lines = self._path.read_bytes().split(b"\n") if self._path.exists() else []
+        except OSError as error:
+            raise UsageError(f"the pending list {self._path} cannot be read: {error}") from None
+        for number, line in enumerate(lines, 1):
+            try:
+                _apply(live, json.loads(line))
+            except (ValueError, TypeError, KeyError, RecursionError):
+                # Nothing was sent for a torn line: it was not on the disk when the client died.
+                if number < len(lines):
+                    raise UsageError(
+                        f"line {number} of {self._path} cannot be read: changed by something else. Mend or remove it"
+                    ) from None
+        return live
+
+    def _append(self, line: str, operation_id: str) -> None:
+        try:
+            self._write(line)
+            os.fsync(self._file)
+        except OSError as error:
+            raise StoreUnavailable(
+                f"the pending list {self._path} could not be written ({error}); nothing was sent",
+                operation_id=operation_id,
+            ) from None
+
+    def _write(self, line: str) -> None:
+        """One line, all or nothing."""
+        if self._file < 0:
+            raise OSError("it is closed")
+        before = os.fstat(self._file).st_size
+        data = line.encode() + b"\n"
+        try:
+            written = os.write(self._file, data)
+            if written < len(data):
+                raise OSError(f"{written} of {len(data)} bytes were written")
+        except OSError:
+            os.ftruncate(self._file, before)
+            raise
+
+    def _rewrite(self) -> None:
+        fresh = self._path.with_name(self._path.name + ".new")
+        try:
+            _write_whole(fresh, (_asks(each) for each in self._live.values()))
+            os.replace(fresh, self._path)
+            _sync_folder(self._path.parent)
+            renewed = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+        except OSError as error:
+            raise StoreUnavailable(f"the pending list {self._path} could not be written: {error}") from None
+        if self._file >= 0:
+            os.close(self._file)
+        self._file, self._dead = renewed, 0
+
+
+def _asks(asked: Asked) -> str:
+    told = dataclasses.asdict(asked)
+    return json.dumps({"asks": told.pop("operation_id"), **told})
+
+
+def _apply(live: dict[str, Asked], line: Any) -> None:
+    if "ends" in line:
+        live.pop(line["ends"], None)
+        return
+    texts = [line[each] for each in ("asks", "operation", "fingerprint", "arguments")]
+    if not all(isinstance(each, str) for each in texts):
+        raise ValueError("not texts")
+    operation_id, operation, fingerprint, arguments = texts
+    live[operation_id] = Asked(operation_id, operation, fingerprint, arguments, float(line["at"]))
+
+
+def _write_whole(path: Path, lines: Iterable[str]) -> None:
+    file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    with open(file, "w", encoding="utf-8") as text:
+        text.writelines(line + "\n" for line in lines)
+        text.flush()
+        os.fsync(text.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,119 @@
+"""One request for an operation, from its headers and body to its answer.
+
+Must not be in here: paths, OpenAPI.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from casops import wire
+from casops.business import OperationWork
+from casops.errors import CasOpsError, UsageError
+from casops.front import CasOps
+from casops.ids import check_id
+from casops.operations import Operation
+from casops.service import replies
+from casops.service.bodies import parse
+from casops.service.duties import Duties
+from casops.service.in_flight import InFlight, InProgress, TooMany
+from casops.service.options import ServiceOptions
+from casops.service.problems import Problem, of_business, of_error
+
+log = logging.getLogger("casops.service")
+
+
+class Service:
+    """What the routes of one router share."""
+
+    def __init__(self, casops: CasOps, models: Iterable[type[Operation[Any]]], options: ServiceOptions) -> None:
+        self.casops = casops
+        self.options = options
+        self.models: Mapping[str, type[Operation[Any]]] = {each.operation_name: each for each in models}
+        self.in_flight = InFlight(threads=options.threads, operations=options.in_flight, requests=options.requests)
+        self.duties = Duties(casops, self.in_flight, options)
+        self.closing = False
+
+    async def ask(self, model: type[Operation[Any]], request: Request) -> Response:
+        """Make the operation happen, or hear how it went.  Raises Problem."""
+        operation_id = _operation_id(request)
+        self._acknowledge(request)
+        if request.headers.get(wire.RETRY, "0").strip("0"):
+            log.info("operation %s is asked for again: retry %s", operation_id, request.headers[wire.RETRY])
+        operation = parse(model, await request.body(), operation_id)
+        try:
+            fingerprint = OperationWork(operation, operation_id).fingerprint
+            outcome, joined = await self._answer(operation, operation_id, fingerprint)
+            return replies.answer(model, outcome, replayed=joined or outcome.replayed)
+        except CasOpsError as error:
+            error.operation_id = operation_id
+            raise of_error(error) from None
+        except Problem:
+            raise
+        except Exception:  # noqa: BLE001 - business code may raise anything; the operator has it in the log
+            raise of_business(operation_id) from None
+
+    async def _answer(self, operation: Operation[Any], operation_id: str, fingerprint: str) -> tuple[Any, bool]:
+        if self.closing:
+            raise Problem("too-busy", "this server is shutting down", operation_id=operation_id, retry=True)
+        try:
+            return await self.in_flight.ask(
+                operation_id,
+                fingerprint,
+                lambda: self.casops.execute(operation, operation_id=operation_id),
+                self.options.answer_within,
+            )
+        except TooMany as error:
+            raise Problem("too-busy", f"{error}; ask again", operation_id=operation_id, retry=True) from None
+        except InProgress:
+            why = f"no answer within {self.options.answer_within:g} s; the work goes on: ask again with the same key"
+            raise Problem("in-progress", why, operation_id=operation_id, happened="unknown", retry=True) from None
+
+    async def tell(self, operation_id: str) -> Response:
+        """How an operation ended, or that it is pending.  Raises Problem."""
+        try:
+            check_id(operation_id)
+        except UsageError as error:
+            raise Problem("key-invalid", error.message) from None
+        try:
+            found = await self.in_flight.look(lambda: self.casops.outcome(operation_id))
+        except TooMany as error:
+            raise Problem("too-busy", f"{error}; ask again", operation_id=operation_id, retry=True) from None
+        except CasOpsError as error:
+            error.operation_id = operation_id
+            raise of_error(error) from None
+        if found is None:
+            why = "nobody has asked for this operation here, or it was forgotten"
+            raise Problem("outcome-unheard", why, operation_id=operation_id)
+        return replies.tell(found, self.models.get(found.operation or ""))
+
+    def _acknowledge(self, request: Request) -> None:
+        text = ", ".join(request.headers.getlist(wire.ACKNOWLEDGE))
+        try:
+            self.duties.acknowledged(wire.decode_ids(text))
+        except UsageError as error:
+            raise Problem("header-invalid", f"{wire.ACKNOWLEDGE}: {error.message}") from None
+
+
+def _operation_id(request: Request) -> str:
+    given = request.headers.getlist(wire.IDEMPOTENCY_KEY)
+    if not given:
+        why = f"send the operation id, a new one for each operation, as {wire.IDEMPOTENCY_KEY}"
+        raise Problem("key-missing", why)
+    if len(given) > 1:
+        raise Problem("key-invalid", f"{wire.IDEMPOTENCY_KEY} is there {len(given)} times")
+    try:
+        return wire.decode_id(given[0])
+    except UsageError as error:
+        raise Problem("key-invalid", error.message) from None
+
+
+def log_left(operation_ids: Iterable[str]) -> None:
+    """At the end of a shutdown: what was still being worked on."""
+    for operation_id in sorted(operation_ids):
+        log.warning("operation %s is left unfinished by the shutdown; another server takes it over", operation_id)

@@ -1,0 +1,79 @@
+"""The command line: an application of casops.service under uvicorn.
+
+Must not be in here: what is served.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import uvicorn
+from uvicorn.importer import ImportFromStringError, import_from_string
+
+from casops.errors import CasOpsError
+
+# Bytes of a request's head that uvicorn reads before it gives up on it.  Above the bound of ServiceOptions, whose
+# answer is a problem document.
+HEAD_BYTES = 65_536
+
+# Connections at one time; more are answered with 503.  Twice the requests that the service takes by default, since a
+# client keeps connections that it does not use.
+CONNECTIONS = 2_048
+
+# Seconds that uvicorn waits for answers under way before it cancels what is left: longer than any request waits
+# (ServiceOptions.answer_within), so that nobody is cut off.  The service then finishes what works in the background.
+SHUTDOWN = 15
+
+
+def serve(argv: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or Ctrl-C, then finish what is in flight.  Gives the exit status."""
+    arguments = _parser().parse_args(argv)
+    if arguments.app_dir:
+        sys.path.insert(0, arguments.app_dir)
+    try:
+        application = import_from_string(arguments.app)
+    except ImportFromStringError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except CasOpsError as error:  # it opens its store while it is imported
+        sys.stderr.write(f"error: {arguments.app}: {error}\n")
+        return 2
+    config = uvicorn.Config(
+        application,
+        host=arguments.host,
+        port=arguments.port,
+        http="h11",  # the one that bounds the head of a request
+        h11_max_incomplete_event_size=HEAD_BYTES,
+        ws="none",
+        lifespan="on",
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=SHUTDOWN,
+        log_level=arguments.log_level,
+        server_header=False,
+    )
+    server = uvicorn.Server(config)
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        return 130
+    return 0 if server.started else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="casops serve", description="Serve operations over HTTP.  SIGTERM and Ctrl-C finish what is in flight."
+    )
+    parser.add_argument("app", metavar="MODULE:APP", help="for example bank:app, with app = create_app(…) in bank.py")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
+    parser.add_argument("--port", type=_port, default=8000, help="port to listen at; 0: any free one (8000)")
+    parser.add_argument("--app-dir", default=".", metavar="FOLDER", help="where MODULE is looked for first (.)")
+    parser.add_argument("--log-level", default="info", choices=["critical", "error", "warning", "info", "debug"])
+    return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"a number between 0 and 65535 is needed, not {text!r}")
+    return int(text)

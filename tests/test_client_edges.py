@@ -1,0 +1,308 @@
+"""The client at its edges: the pending file, a full disk, Ctrl-C, forks, event loops, programs that forget to close."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from casops import OutcomeUnknown, StoreUnavailable, UsageError
+from casops.client import AsyncClient, Client, ClientOptions, Notice, pending_file
+from casops.client.pending import Asked
+from casops.client.pending_file import PendingFile
+from tests.bank import Echo
+from tests.faulty_proxy import FaultyProxy
+from tests.service_process import PATIENCE, free_port
+
+
+def asked(operation_id: str) -> Asked:
+    return Asked(operation_id, "Echo", "f", '{"value":"ü\\n"}', 1.5)
+
+
+def waiting(path: Path) -> list[str]:
+    file = PendingFile(path)
+    try:
+        return [each.operation_id for each in file.waiting()]
+    finally:
+        file.close()
+
+
+# --- the pending file -------------------------------------------------------------------------
+
+
+def test_what_was_asked_and_not_ended_is_there_after_opening_again(tmp_path: Path) -> None:
+    path = tmp_path / "pending.jsonl"
+    file = PendingFile(path)
+    for each in ("a", "b", "c"):
+        file.asks(asked(each))
+    file.asks(asked("a"))  # a second caller
+    file.ends("b")
+    file.ends("never asked")
+    file.close()
+    assert len(path.read_text().splitlines()) == 4
+    again = PendingFile(path)
+    assert again.waiting() == [asked("a"), asked("c")]
+    assert len(path.read_text().splitlines()) == 2
+    again.close()
+
+
+def test_an_id_that_ended_may_be_asked_for_again(tmp_path: Path) -> None:
+    path = tmp_path / "pending.jsonl"
+    file = PendingFile(path)
+    file.asks(asked("a"))
+    file.ends("a")
+    file.asks(asked("a"))
+    file.close()
+    assert waiting(path) == ["a"]
+
+
+@pytest.mark.parametrize("torn", ['{"asks": "b", "oper', '{"ends": "a"', "\x00\x00\x00", "{}", '{"asks": 1}'])
+def test_a_torn_last_line_was_never_sent(tmp_path: Path, torn: str) -> None:
+    path = tmp_path / "pending.jsonl"
+    file = PendingFile(path)
+    file.asks(asked("a"))
+    file.close()
+    with path.open("a") as text:
+        text.write(torn)
+    assert waiting(path) == ["a"]
+
+
+@pytest.mark.parametrize("broken", ["rubbish", '{"asks": 1}', "[]", "1", '{"asks": "a"}', "\xff", "[" * 100_000])
+def test_a_broken_line_in_the_middle_is_not_guessed_at(tmp_path: Path, broken: str) -> None:
+    path = tmp_path / "pending.jsonl"
+    path.write_text(f'{broken}\n{{"ends": "a"}}\n', encoding="latin-1")
+    with pytest.raises(UsageError, match="line 1 of"):
+        PendingFile(path)
+    assert path.read_text(encoding="latin-1").startswith(broken)
+    path.unlink()
+    assert waiting(path) == []  # the failed opening let go of the lock
+
+
+def test_the_file_is_written_anew_when_it_has_grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pending_file, "MOST_DEAD_LINES", 5)
+    path = tmp_path / "pending.jsonl"
+    file = PendingFile(path)
+    file.asks(asked("stays"))
+    for each in range(100):
+        file.asks(asked(f"i{each}"))
+        file.ends(f"i{each}")
+    file.close()
+    assert len(path.read_text().splitlines()) < 20
+    assert waiting(path) == ["stays"]
+
+
+def test_a_place_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be opened"):
+        PendingFile(tmp_path / "missing" / "pending.jsonl")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match="cannot be read"):
+        PendingFile(tmp_path / "folder")
+
+
+@contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """Files may have so many bytes: a write beyond is cut short, then refused, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_a_full_disk_is_told_before_anything_is_sent(tmp_path: Path) -> None:
+    path = tmp_path / "pending.jsonl"
+    file = PendingFile(path)
+    file.asks(asked("a"))
+    with full_disk(path.stat().st_size + 10), pytest.raises(StoreUnavailable, match="nothing was sent") as error:
+        file.asks(asked("b"))
+    assert error.value.operation_id == "b"
+    with full_disk(path.stat().st_size + 5):
+        file.ends("a")  # cannot be written either, and harms nobody
+    file.asks(asked("c"))
+    file.close()
+    assert [json.loads(line).get("asks") for line in path.read_text().splitlines()] == ["a", "c"]
+    assert waiting(path) == ["a", "c"]
+
+
+async def test_a_call_that_cannot_be_noted_is_not_sent(tmp_path: Path) -> None:
+    path = tmp_path / "pending.jsonl"
+    with FaultyProxy(free_port()) as proxy:
+        async with AsyncClient([proxy.url], pending=path) as client:
+            with full_disk(10), pytest.raises(StoreUnavailable, match="nothing was sent"):
+                await client.run(Echo(value=1), operation_id="i")
+        assert proxy.posts == []
+
+
+# --- processes and threads --------------------------------------------------------------------
+
+OPENS = """
+import os, sys
+from casops import CasOpsError
+from casops.client import Client, ClientOptions
+from tests.bank import Echo
+url, pending = sys.argv[1:]
+client = Client([url], pending=pending, options=ClientOptions(deadline=60, first_timeout=10))
+"""
+
+
+def test_ctrl_c_ends_a_call_and_the_pending_list_knows_it(tmp_path: Path) -> None:
+    path = tmp_path / "pending.jsonl"
+    with FaultyProxy(free_port()) as proxy:
+        proxy.faults += ["hold-request"]
+        program = OPENS + "with client: client.run(Echo(value=1), operation_id='i')"
+        command = [sys.executable, "-c", program, proxy.url, str(path)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible) as process:
+            proxy.wait_for_posts(1)
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=PATIENCE)
+    assert "KeyboardInterrupt" in told
+    assert process.returncode in (1, 130, -signal.SIGINT)
+    assert waiting(path) == ["i"]
+
+
+def interruptible() -> None:
+    """Whoever runs the tests in the background has SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_a_program_that_forgets_to_close_ends(tmp_path: Path) -> None:
+    with FaultyProxy(free_port()) as proxy:
+        proxy.faults += ["hold-request"]
+        program = OPENS + (
+            "import threading\n"
+            "def ask(): client.run(Echo(value=1), operation_id='i')\n"
+            "threading.Thread(target=ask, daemon=True).start()\n"
+            "sys.stdin.readline()"
+        )
+        command = [sys.executable, "-c", program, proxy.url, str(tmp_path / "p")]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            proxy.wait_for_posts(1)
+            process.communicate("\n", timeout=PATIENCE)
+    assert process.returncode == 0
+
+
+def test_a_forked_child_is_told_to_open_its_own(tmp_path: Path) -> None:
+    program = OPENS + (
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    try: client.run(Echo(value=1), operation_id='i')\n"
+        "    except CasOpsError as error: print(error, flush=True)\n"
+        "    client.close()\n"
+        "    sys.exit(7)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)\n"
+        "client.close()"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", program, "http://127.0.0.1:1", str(tmp_path / "p")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert "opened before a fork" in done.stdout
+    assert done.stdout.splitlines()[-1] == "7"
+
+
+def test_an_on_notice_that_calls_the_client_does_not_hang(caplog: pytest.LogCaptureFixture) -> None:
+    clients: list[Client] = []
+
+    def calling(notice: Notice) -> None:
+        clients[0].pending()
+
+    with Client([f"http://127.0.0.1:{free_port()}"], on_notice=calling) as client:
+        clients.append(client)
+        with pytest.raises(OutcomeUnknown, match="nothing was sent"):
+            client.run(Echo(value=1), operation_id="i")
+    assert "must not call the client" in caplog.text
+
+
+def test_an_async_client_belongs_to_one_event_loop() -> None:
+    client = AsyncClient([f"http://127.0.0.1:{free_port()}"])
+
+    async def ask() -> None:
+        with pytest.raises(OutcomeUnknown):
+            await client.run(Echo(value=1), operation_id="i")
+
+    asyncio.run(ask())
+
+    async def ask_elsewhere() -> None:
+        with pytest.raises(UsageError, match="another event loop"):
+            await client.run(Echo(value=1), operation_id="i")
+
+    asyncio.run(ask_elsewhere())
+    assert [each.operation_id for each in client.pending()] == ["i"]  # wrong use took nothing off the list
+
+    async def close() -> None:
+        await client.aclose()
+        await client.aclose()
+
+    asyncio.run(close())
+
+
+# --- what httpx tells -------------------------------------------------------------------------
+
+CERTAIN = {httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol}
+
+
+def all_httpx_errors(cls: type[Exception] = httpx.HTTPError) -> list[type[Exception]]:
+    return [cls, *(each for sub in cls.__subclasses__() for each in all_httpx_errors(sub))]
+
+
+@pytest.mark.parametrize("cls", [*all_httpx_errors(), httpx.InvalidURL, OSError], ids=lambda cls: cls.__name__)
+async def test_every_error_of_httpx_is_unknown_but_for_those_before_sending(cls: type[Exception]) -> None:
+    def fail(request: httpx.Request) -> httpx.Response:
+        raise (
+            cls("no")
+            if cls is not httpx.HTTPStatusError
+            else httpx.HTTPStatusError("no", request=request, response=httpx.Response(500))
+        )
+
+    def connect(url: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=url, transport=httpx.MockTransport(fail))
+
+    options = ClientOptions(deadline=5, pause=0, probe=100, probe_at_most=100)
+    async with AsyncClient(["http://a"], options=options, connect=connect) as client:
+        with pytest.raises(OutcomeUnknown) as error:
+            await client.run(Echo(value=1), operation_id="i")
+        certain = cls in CERTAIN
+        assert ("nothing was sent by this call" in str(error.value)) is certain
+        assert (client.counters.unreachable, client.counters.broken) == ((1, 0) if certain else (0, 2))
+
+
+async def test_a_reply_that_is_too_long_is_no_reply() -> None:
+    def reply(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(
+            200, content=b'"' + b"x" * 2000 + b'"', headers={"casops-message": request.headers["casops-message"]}
+        )
+
+    def connect(url: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=url, transport=httpx.MockTransport(reply))
+
+    for most, answered in ((2002, True), (2001, False)):
+        options = ClientOptions(deadline=5, pause=0, reply_bytes=most, probe=100, probe_at_most=100)
+        async with AsyncClient(["http://a"], options=options, connect=connect) as client:
+            if answered:
+                assert await client.run(Echo(value=1), operation_id="i") == "x" * 2000
+            else:
+                with pytest.raises(OutcomeUnknown):
+                    await client.run(Echo(value=1), operation_id="i")
+
+
+def test_no_files_are_left_open(tmp_path: Path) -> None:
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = count()
+    for each in range(3):
+        url = f"http://127.0.0.1:{free_port()}"
+        with Client([url], pending=tmp_path / "p") as client, pytest.raises(OutcomeUnknown):
+            client.run(Echo(value=1), operation_id=f"i{each}")
+    assert count() == before
