@@ -9,6 +9,8 @@ Everything else in this file is about losing: a lost race is tried again from a 
 unknown reply is decided like a stranger's attempt (fate.py), another worker's operation is given
 its time and then taken over.
 
+Where reading costs next to nothing (`look_first`) there is a step 0 before them (looking.py).
+
 Must not be in here: what comes after the answer (settling.py).
 """
 
@@ -48,6 +50,7 @@ from casops.protocol.declaring import Declaration, check_fingerprint
 from casops.protocol.environment import Environment, Found, StoreFailed, TimeUp, Watch
 from casops.protocol.fate import Standing, Suspect, as_open, decide, record_write, standing_of
 from casops.protocol.limits import MAX_DOCUMENTS
+from casops.protocol.looking import Foreseen, look_before
 from casops.protocol.participants import Asker, Document, Moved, resolve, settling, staging
 from casops.records import (
     Event,
@@ -79,6 +82,11 @@ class Ended:
         assert self.standing.record is not None
         return self.standing.record
 
+    @property
+    def put_away(self) -> bool:
+        """Is there nothing left to settle, as far as this call knows?"""
+        return self.record.settled and not self.listed
+
 
 class Execution:
     """One call for one operation: what it knows of R(i), of its documents and of its own attempts."""
@@ -86,6 +94,7 @@ class Execution:
     def __init__(self, environment: Environment, operation_id: str, work: business.Work) -> None:
         self.environment = environment
         self.options = environment.options
+        self.foreseen: Foreseen | None = None
         self.id = operation_id
         self.work = work
         self.standing = Standing()  # the version of R(i) from which we may propose
@@ -97,10 +106,10 @@ class Execution:
         self.wanted: tuple[Key, ...] = work.declared
         self.staged: dict[Key, Version | None] = {}
 
-    def run(self, entry: tuple[Intention, int] | None = None) -> Steps[Ended]:
+    def run(self, entry: tuple[Intention, int] | None = None, *, look_first: bool = False) -> Steps[Ended]:
         """Make it happen exactly once and give its answer.
 
-        `entry`: an intention found by a sweep (and its CAS), to be taken over at once.
+        `entry`: an intention found by a sweep (and its CAS), to be taken over at once.  `look_first`: see looking.py.
         Raises OperationMismatch, Expired, Contended, OutcomeUnknown, StoreUnavailable,
         InvariantViolation, UsageError, and whatever the business function raises.
         """
@@ -110,7 +119,9 @@ class Execution:
             call = yield from self.environment.fresh_id()
             self.declaration = Declaration(self.environment, self.id, self.work, call)
             if entry is None:
-                ended = yield from self._declare()
+                ended = (yield from self._look_before()) if look_first else None
+                if ended is None:
+                    ended = yield from self._declare()
             else:
                 self.declaration.found(*entry)
                 yield from self._look()
@@ -137,6 +148,13 @@ class Execution:
         if made > now + self.options.skew:
             why = "this id comes from the future: the clock of its maker or of this machine is wrong"
             raise Expired(why, operation_id=self.id)
+
+    def _look_before(self) -> Steps[Ended | None]:
+        """Step 0.  Not None: it has ended already, and nothing was written."""
+        seen = yield from look_before(self.environment, self.id, self.work)
+        self._adopt(seen.standing)
+        self.foreseen = seen.foreseen
+        return self._ended(self.standing, replayed=True) if self.standing.final else None
 
     # --- step 1, and operations that others have begun --------------------------------------
 
@@ -262,7 +280,9 @@ class Execution:
                     if not self._free():
                         yield from self._overtaken()
                         raise Moved
-            evaluation = self.work.evaluate({key: each.value for key, each in documents.items()})
+            values = {key: each.value for key, each in documents.items()}
+            seen, self.foreseen = self.foreseen, None
+            evaluation = seen.evaluation if seen is not None and seen.values == values else self.work.evaluate(values)
             if not isinstance(evaluation, business.Wants):
                 self.wanted = tuple(documents)
                 return documents, evaluation
