@@ -46,6 +46,7 @@ class AsyncCasOps:
     ) -> None:
         self._engine = Engine(options or Options(), operations, worker or worker_name())
         self._store = store
+        self._converses = isinstance(store, AsyncConversingStore)  # has one writer at a time: no turns are needed
         self._turns = Turns()
         self._settler = AsyncSettler(self._engine, store)
         self._closed = False
@@ -70,7 +71,7 @@ class AsyncCasOps:
         """See CasOps.execute."""
         self._check_open()
         work = self._engine.work(operation, operation_id)
-        if isinstance(self._store, AsyncConversingStore):  # which has one writer at a time: no turns are needed
+        if self._converses:
             outcome, unsettled = await adrive(self._engine.execute_at_once(work, operation_id), self._store)
         else:
             async with self._turn(work.declared):

@@ -54,6 +54,7 @@ class CasOps:
     ) -> None:
         self._engine = Engine(options or Options(), operations, worker or worker_name())
         self._store = store
+        self._converses = isinstance(store, ConversingStore)  # has one writer at a time: no turns are needed
         self._turns = Turns()
         self._turns_lock = threading.Lock()
         self._settler = Settler(self._engine, store)
@@ -89,7 +90,7 @@ class CasOps:
         """
         self._check_open()
         work = self._engine.work(operation, operation_id)
-        if isinstance(self._store, ConversingStore):  # which has one writer at a time: no turns are needed
+        if self._converses:
             outcome, unsettled = drive(self._engine.execute_at_once(work, operation_id), self._store)
         else:
             with self._turn(work.declared):

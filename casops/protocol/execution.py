@@ -38,7 +38,6 @@ from casops.messages import (
     Read,
     Refused,
     Replace,
-    Stage,
     Steps,
     Stored,
     StoreRequest,
@@ -51,7 +50,7 @@ from casops.protocol.environment import Environment, Found, StoreFailed, TimeUp,
 from casops.protocol.fate import Standing, Suspect, as_open, decide, record_write, standing_of
 from casops.protocol.limits import MAX_DOCUMENTS
 from casops.protocol.looking import Foreseen, look_before
-from casops.protocol.participants import Asker, Document, Moved, resolve, settling, staging
+from casops.protocol.participants import Asker, Document, Moved, resolve, settling, stages_of, staging
 from casops.records import (
     Event,
     Intention,
@@ -339,7 +338,14 @@ class Execution:
         keys = tuple(sorted(success.changes))
         participants = tuple(Participant(key.collection, key.id, documents[key].base) for key in keys)
         record = self._record("proposed", attempt, participants=participants, result=success.result)
-        stages = {key: self._stage(attempt, keys, documents[key], success.changes[key]) for key in keys}
+        meta = StageMeta(
+            operation_id=self.id,
+            operation=self.work.name,
+            fingerprint=self.work.fingerprint,
+            attempt=attempt,
+            participants=keys,
+        )
+        stages = stages_of(meta, documents, success.changes)
         self.in_doubt = True
         reply, *landed = yield from self.environment.perform(
             self._write(record), *(staging(key, documents[key], stage) for key, stage in stages.items())
@@ -359,7 +365,7 @@ class Execution:
             self._is_dead(attempt)
             raise StoreFailed(reply.why)
         if isinstance(reply, Stored) and any(isinstance(each, Exists | Mismatch | Refused) for each in landed):
-            # A participant has moved on (a refused one is never tried again): dead, by our own knowledge.
+            # A participant has moved on (a refused one is never tried again): dead.
             self._is_dead(attempt)
             self._adopt(Standing(record, reply.cas))
             refused = [each.why for each in landed if isinstance(each, Refused)]
@@ -377,17 +383,6 @@ class Execution:
     def _attempt_id(self) -> str:
         """Never used before: the call is fresh, and its attempts are numbered."""
         return f"{self.declaration.call}.{self.attempts}"
-
-    def _stage(self, attempt: str, keys: tuple[Key, ...], document: Document, body: str | None) -> Stage:
-        meta = StageMeta(
-            operation_id=self.id,
-            operation=self.work.name,
-            fingerprint=self.work.fingerprint,
-            attempt=attempt,
-            participants=keys,
-            expires=document.value.expires,
-        )
-        return Stage(encode(meta), body)
 
     def _write(self, record: Record) -> StoreRequest:
         """R(i) from exactly the version we know.  Without a time to live: that comes last of all."""

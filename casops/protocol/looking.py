@@ -39,9 +39,11 @@ class Seen:
 def look_before(environment: Environment, operation_id: str, work: business.Work) -> Steps[Seen]:
     """Raises StoreFailed or TimeUp, and InvariantViolation for a record that cannot be read."""
     key = result_key(operation_id)
-    documents = yield from environment.read([key, *work.declared])
-    standing = standing_of(documents.pop(key), operation_id)
-    if standing.final or any(_carries_a_stage(found) for found in documents.values()):
+    standing = standing_of((yield from environment.read([key]))[key], operation_id)
+    if standing.final:
+        return Seen(standing, None)
+    documents = yield from environment.read(work.declared)
+    if any(_carries_a_stage(found) for found in documents.values()):
         return Seen(standing, None)
     values = {each: _value(found) for each, found in documents.items()}
     return Seen(standing, Foreseen(values, work.evaluate(values)))

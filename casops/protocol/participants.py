@@ -6,6 +6,7 @@ Must not be in here: R(i) of the asking operation, other than handing on what wa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from casops.errors import InvariantViolation
@@ -14,7 +15,7 @@ from casops.messages import Insert, Key, Missing, Remove, Replace, Stage, Steps,
 from casops.protocol.environment import Environment, Found
 from casops.protocol.fate import Standing, Suspect, decide
 from casops.protocol.work import Value
-from casops.records import stage_of
+from casops.records import StageMeta, encode, stage_of
 
 
 class Moved(Exception):
@@ -90,6 +91,13 @@ def resolve(environment: Environment, asker: Asker, key: Key, found: Found) -> S
         raise Moved
     expires = None if value.body is None else value.expires
     return Document(Version(reply.cas, value.body, None, expires), Value(value.body, expires), own=standing)
+
+
+def stages_of(meta: StageMeta, documents: Mapping[Key, Document], bodies: Mapping[Key, str | None]) -> dict[Key, Stage]:
+    """The stages of one attempt.  Their text is the same for all, but for documents with an expiry of their own."""
+    expiries = {key: documents[key].value.expires for key in meta.participants}
+    texts = {expires: encode(meta.expiring(expires)) for expires in set(expiries.values())}
+    return {key: Stage(texts[expiries[key]], bodies[key]) for key in meta.participants}
 
 
 def staging(key: Key, document: Document, stage: Stage) -> StoreRequest:

@@ -214,7 +214,7 @@ class SqliteStore:
                 transaction, reading = self._transact(group, writing=True), False
             transaction.finish()
             committing = not reading
-            self._connected().execute("COMMIT")
+            self._connected(look=committing).execute("COMMIT")
             self._to_checkpoint += transaction.changes
             for member in group:
                 member.committed()
@@ -243,8 +243,8 @@ class SqliteStore:
             member.carry_out(transaction)
         return transaction
 
-    def _connected(self) -> sqlite3.Connection:
-        if self._identity is None or identity(self._path) != self._identity:
+    def _connected(self, *, look: bool = True) -> sqlite3.Connection:
+        if look and (self._identity is None or identity(self._path) != self._identity):
             raise StoreUnavailable(f"the file was moved, removed or replaced while it was open: {self._path}")
         if self._connection is None:
             self._connection = open_file(self._path, busy_timeout=self._busy_timeout, create=False)
