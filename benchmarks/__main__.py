@@ -75,7 +75,7 @@ def _count(folder: Path, accept: bool, short: bool) -> int:
 
 def _embedded(place: Path, short: bool) -> Iterator[dict[str, Any]]:
     rounds, seconds = (1, 0.2) if short else (7, 2.0)
-    modes = ("1 process, 1 caller", "4 processes, 4 callers each") if short else tuple(embedded.MODES)
+    modes = ("1 process, 1 caller", "4 processes, 1 caller each") if short else tuple(embedded.MODES)
     yield {"embedded": embedded.measure(place / "embedded", rounds=rounds, seconds=seconds, modes=modes)}
 
 

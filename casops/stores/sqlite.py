@@ -3,6 +3,7 @@
 Group commit: callers put their batches into a queue; one of them leads and carries out what is
 queued in one transaction, the others wait for it.  So one fsync serves many callers, and while it is
 under way the next group gathers.  A group that only reads takes no write lock and syncs nothing.
+Batches that only read do not wait for a group: a second connection answers them beside the one that writes.
 A conversation (casops.stores) is a member of a group like a batch; the leader holds it.
 
 What becomes of an error (all of a group share its fate; replies rest on what the transaction saw):
@@ -109,6 +110,8 @@ class SqliteStore:
         self._clock = clock
         self._connection: sqlite3.Connection | None = open_file(self._path, busy_timeout=busy_timeout, create=True)
         self._identity = identity(self._path)
+        self._reader: sqlite3.Connection | None = None
+        self._reading = threading.Lock()
         self._pid = os.getpid()
         sqlite_forks.note_open(self, self._identity)
         self._turn = threading.Condition()
@@ -126,7 +129,7 @@ class SqliteStore:
         """
         self.check_usable()
         caller = _Batch(batch)
-        if caller.open:
+        if caller.open and not (caller.reads and self._read(caller)):
             self._queue_up(caller)
         return caller.replies()
 
@@ -145,6 +148,8 @@ class SqliteStore:
             self._turn.wait_for(lambda: not self._leading)
             self._closed = True
             self._disconnect()
+        with self._reading:
+            self._stop_reading()
         sqlite_forks.note_closed(self)
 
     def check_usable(self) -> None:
@@ -153,10 +158,36 @@ class SqliteStore:
             raise UsageError(f"this store was opened before a fork; {sqlite_forks.HINT}")
         if self._closed:
             raise UsageError("this store is closed")
+        if self._leader == threading.get_ident():  # it would wait for itself
+            raise UsageError("a business function must not ask the store it works on; it has its documents")
+
+    def _read(self, caller: _Batch) -> bool:
+        """Answer beside the one that writes.  False: this must be done, or its error told, in a group."""
+        with self._reading:
+            self.check_usable()  # again: close may have come in between
+            try:
+                if self._reader is None:
+                    self._reader = open_file(self._path, busy_timeout=0, create=False)
+                if self._identity is None or identity(self._path) != self._identity:
+                    return False
+                transaction = Transaction(self._reader, writing=False, wall=self._clock(), tombstones=self._tombstones)
+                caller.carry_out(transaction)
+                self._reader.execute("COMMIT")
+            except (sqlite3.Error, StoreUnavailable):
+                self._stop_reading()
+                return False
+            except BaseException:
+                self._stop_reading()
+                raise
+            return not transaction.time_passed  # the database's time must move on first, see _carry_out
+
+    def _stop_reading(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            with suppress(sqlite3.Error):
+                reader.close()
 
     def _queue_up(self, caller: _Caller) -> None:
-        if self._leader == threading.get_ident():
-            raise UsageError("a business function must not ask the store it works on; it has its documents")
         with self._turn:
             self.check_usable()  # again: close may have come in between
             self._queue.append(caller)
