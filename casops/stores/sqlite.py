@@ -156,15 +156,18 @@ class SqliteStore:
         """Raise UsageError if the store is closed or was opened before a fork."""
         if os.getpid() != self._pid:
             raise UsageError(f"this store was opened before a fork; {sqlite_forks.HINT}")
-        if self._closed:
-            raise UsageError("this store is closed")
+        self._check_open()
         if self._leader == threading.get_ident():  # it would wait for itself
             raise UsageError("a business function must not ask the store it works on; it has its documents")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("this store is closed")
 
     def _read(self, caller: _Batch) -> bool:
         """Answer beside the one that writes.  False: this must be done, or its error told, in a group."""
         with self._reading:
-            self.check_usable()  # again: close may have come in between
+            self._check_open()  # close may have come in between
             try:
                 if self._reader is None:
                     self._reader = open_file(self._path, busy_timeout=0, create=False)
@@ -189,7 +192,7 @@ class SqliteStore:
 
     def _queue_up(self, caller: _Caller) -> None:
         with self._turn:
-            self.check_usable()  # again: close may have come in between
+            self._check_open()  # close may have come in between
             self._queue.append(caller)
         try:
             while not caller.done:
