@@ -149,4 +149,6 @@ def stage_of(key: Key, version: Version) -> StageMeta | None:
     """The description of the stage a version carries, or None."""
     if version.stage is None:
         return None
+    if version.stage.broken is not None:
+        raise InvariantViolation(f"{key}: {version.stage.broken}")
     return _decode(StageMeta, version.stage.meta, f"stage on {key}", None)
