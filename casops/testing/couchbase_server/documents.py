@@ -1,0 +1,185 @@
+"""The documents of one bucket in memory: versions, CAS numbers, expiry, locks, tombstones, hanging durable writes.
+
+A version is never changed, only replaced, so the last writes can be taken back.  A removed or expired document is a
+tombstone: no body, only the attributes that begin with `_`, and a CAS.
+
+Must not be in here: requests, JSON, sockets.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections import deque
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+MIB = 1 << 20
+
+# A document without attributes shares this one.
+NO_ATTRIBUTES: Final[Mapping[str, str]] = {}
+
+# Writes that can be taken back; beyond it the oldest are safe.  Enough for a test, small enough for a soak.
+UNDOABLE = 10_000
+
+# (id of the collection, key)
+Key = tuple[int, bytes]
+
+
+class Version(NamedTuple):
+    """What is stored under a key after one write."""
+
+    cas: int
+    body: bytes
+    flags: int = 0
+    # Seconds since 1970, 0: never.  Of a tombstone: when it was deleted.
+    expiry: int = 0
+    # Extended attributes: name -> JSON text.
+    attributes: Mapping[str, str] = NO_ATTRIBUTES
+    deleted: bool = False
+    revision: int = 1
+    # Of the last write in its vbucket; and when, in seconds since 1970.
+    seqno: int = 0
+    modified: int = 0
+
+
+class Lock(NamedTuple):
+    cas: int
+    # Of time.monotonic().
+    until: float
+
+
+class Undo(NamedTuple):
+    key: Key
+    before: Version | None
+    # A durable write: it, and all before it on its key, survive.
+    durable: bool
+
+
+class Documents:
+    """One bucket.  Not thread-safe: everything happens on the server's loop."""
+
+    def __init__(self, vbuckets: int) -> None:
+        self.vbuckets = vbuckets
+        self._versions: dict[Key, Version] = {}
+        self._locks: dict[Key, Lock] = {}
+        # Keys of durable writes that wait for a replica.
+        self.hanging: set[Key] = set()
+        self._seqnos = [0] * vbuckets
+        self._last_cas = 0
+        self._undo: deque[Undo] = deque(maxlen=UNDOABLE)
+        # Changes whenever writes were lost: mutation tokens of before are worth nothing.
+        self.history = 1
+
+    def __len__(self) -> int:
+        return sum(not version.deleted for version in self._versions.values())
+
+    def next_cas(self) -> int:
+        """Greater than all before; like the real one, nanoseconds since 1970 whose low 16 bits count."""
+        self._last_cas = max(self._last_cas + 1, time.time_ns() & ~0xFFFF)
+        return self._last_cas
+
+    def find(self, key: Key) -> Version | None:
+        """Live or tombstone; one whose time has come becomes a tombstone now."""
+        version = self._versions.get(key)
+        if version is not None and version.expiry and not version.deleted and version.expiry <= time.time():
+            version = self.store(key, tombstone(self.next_cas(), version.attributes))
+        return version
+
+    def live(self, key: Key) -> Version | None:
+        version = self.find(key)
+        return None if version is None or version.deleted else version
+
+    def store(self, key: Key, version: Version, durable: bool = False) -> Version:
+        """Put a version into place; gives it with its revision, sequence number and time."""
+        before = self._versions.get(key)
+        vbucket = vbucket_of(key[1], self.vbuckets)
+        self._seqnos[vbucket] += 1
+        revision = 1 if before is None else before.revision + 1
+        stored = version._replace(revision=revision, seqno=self._seqnos[vbucket], modified=int(time.time()))
+        self._undo.append(Undo(key, before, durable))
+        self._versions[key] = stored
+        self._locks.pop(key, None)
+        return stored
+
+    def seqno(self, key: Key) -> int:
+        """Of the last write in the key's vbucket."""
+        return self._seqnos[vbucket_of(key[1], self.vbuckets)]
+
+    # ---- locks
+
+    def lock(self, key: Key, seconds: int) -> int:
+        lock = Lock(self.next_cas(), time.monotonic() + seconds)
+        self._locks[key] = lock
+        return lock.cas
+
+    def locked(self, key: Key) -> int:
+        """The CAS of the lock; 0 without one."""
+        lock = self._locks.get(key)
+        if lock is None:
+            return 0
+        if lock.until <= time.monotonic():
+            del self._locks[key]
+            return 0
+        return lock.cas
+
+    def unlock(self, key: Key) -> None:
+        self._locks.pop(key, None)
+
+    # ---- losing writes
+
+    def lose(self, count: int) -> int:
+        """Take back the last writes, as a failover does; gives how many.
+
+        What a durable write has made safe stays: that write, and everything before it on its key.
+        """
+        safe: set[Key] = set()
+        lost = 0
+        while lost < count and self._undo:
+            key, before, durable = self._undo.pop()
+            if durable:
+                safe.add(key)
+            if key in safe:
+                continue
+            lost += 1
+            self._locks.pop(key, None)
+            if before is None:
+                del self._versions[key]
+            else:
+                self._versions[key] = before
+        self._undo.clear()  # what is left was kept: it is on disk now
+        self.hanging.clear()
+        self.history += lost > 0
+        return lost
+
+    def drop_collection(self, collection: int) -> None:
+        for key in [key for key in self._versions if key[0] == collection]:
+            del self._versions[key]
+            self._locks.pop(key, None)
+        self._undo = deque((undo for undo in self._undo if undo.key[0] != collection), maxlen=UNDOABLE)
+
+
+def tombstone(cas: int, attributes: Mapping[str, str]) -> Version:
+    """What is left of a document: of its attributes only those that begin with `_`."""
+    kept = {name: text for name, text in attributes.items() if name.startswith("_")}
+    return Version(cas, b"", expiry=int(time.time()), attributes=kept, deleted=True)
+
+
+def vbucket_of(key: bytes, vbuckets: int) -> int:
+    return (zlib.crc32(key) >> 16 & 0x7FFF) % vbuckets
+
+
+def absolute(expiry: int) -> int:
+    """Seconds since 1970 of an expiry on the wire, which is relative up to 30 days."""
+    return int(time.time()) + expiry if 0 < expiry <= 30 * 86_400 else expiry
+
+
+def too_big(body: bytes, attributes: Mapping[str, str]) -> bool:
+    """20 MiB for the body and the user's attributes, 1 MiB for those whose names begin with `_`."""
+    system = user = 0
+    for name, text in attributes.items():
+        if name.startswith("_"):
+            system += len(name) + len(text.encode())
+        else:
+            user += len(name) + len(text.encode())
+    return len(body) + user > 20 * MIB or system > MIB
