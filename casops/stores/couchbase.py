@@ -121,7 +121,9 @@ class CouchbaseStore:
     close: called at the end, by the owner of a connection that nobody else knows.
     """
 
-    def __init__(self, where: Any, settings: Settings | None = None, *, close: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, where: Any, settings: Settings | None = None, *, close: Callable[[], None] | None = None
+    ) -> None:
         self._shared = _Shared(where, settings)
         self._close = close
         self._locks = {lane.place: threading.Lock() for lane in self._shared.intentions.lanes}

@@ -199,7 +199,7 @@ _MOVED: Final[dict[Meaning, Reply]] = {
 
 _BROKEN: Final = (
     "another program wrote this document while an operation had staged a change on it; casops touches it no more, "
-    "see \"Other programs\" in docs/couchbase.md"
+    'see "Other programs" in docs/couchbase.md'
 )
 
 

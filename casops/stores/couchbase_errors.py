@@ -204,4 +204,3 @@ _SAY: Final[dict[type[BaseException], str]] = {
     sdk.RequestCanceledException: "the connection broke during the call",
     sdk.AuthenticationException: "the user may not do this here",
 }
-

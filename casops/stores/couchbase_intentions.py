@@ -199,4 +199,3 @@ def _entry(id: str, versions: dict[str, Any]) -> Entry | None:
     for name, intention in versions.items():
         return Entry(id, int(name[1:]), json.dumps(intention, ensure_ascii=False, separators=(",", ":")))
     return None
-

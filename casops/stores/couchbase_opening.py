@@ -269,7 +269,9 @@ def prepare(bucket: Any, settings: Settings, shown: str = "the bucket") -> None:
             raise _lacking(found, settings, shown)
         else:
             if found.fields[0] is not None and found.fields[0] != f'{{"v":{FORMAT}}}'.encode():
-                raise StoreUnavailable(f"a newer casops keeps its records in {shown} {settings.records}: upgrade casops")
+                raise StoreUnavailable(
+                    f"a newer casops keeps its records in {shown} {settings.records}: upgrade casops"
+                )
             done = ask(calls.mutate(place, found.cas, (put("casops", f'{{"v":{FORMAT}}}'),)))
         if isinstance(done, Answer):
             return
@@ -295,7 +297,9 @@ def _create(bucket: Any, settings: Settings, names: tuple[str, ...]) -> None:
     manager = bucket.collections()
     wanted = {settings.records_at, *((settings.scope, name) for name in names)}
     try:
-        there = {(scope.name, collection.name) for scope in manager.get_all_scopes() for collection in scope.collections}
+        there = {
+            (scope.name, collection.name) for scope in manager.get_all_scopes() for collection in scope.collections
+        }
         scopes = {scope for scope, _ in there} | {"_default"}
         for scope in sorted({scope for scope, _ in wanted} - scopes):
             _unless_there(lambda scope=scope: manager.create_scope(scope))  # type: ignore[misc]

@@ -1,0 +1,76 @@
+"""A Couchbase for tests: the test double, or the cluster that CASOPS_TEST_COUCHBASE names.
+
+Every test gets keys of its own by a prefix.  On a real cluster what a test has written is removed after it; the
+double is forgotten with the process.
+
+Must not be in here: assertions.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from couchbase.auth import PasswordAuthenticator
+from couchbase.cluster import Cluster
+from couchbase.exceptions import DocumentNotFoundException
+from couchbase.kv_range_scan import PrefixScan
+from couchbase.options import ClusterOptions, ScanOptions
+
+from casops.stores.couchbase_opening import read_url
+from casops.testing.couchbase_server import CouchbaseServer
+
+REAL = os.environ.get("CASOPS_TEST_COUCHBASE")
+
+# All documents of a test are in one collection, whatever names it makes up.
+COLLECTIONS = {"_default": ["casops", "tests"]}
+
+
+@dataclass
+class Couchbase:
+    """Where tests may write.  `server`: the double, or None."""
+
+    base: str  # URL without options
+    server: CouchbaseServer | None
+
+    def url(self, prefix: str, **options: str) -> str:
+        return f"{self.base}?{urlencode({'collection': 'tests', 'prefix': prefix, **options})}"
+
+    def new_prefix(self) -> str:
+        return f"t{secrets.token_hex(4)}-"
+
+    def forget(self, prefix: str) -> None:
+        """Remove what tests wrote under a prefix."""
+        if self.server is not None:
+            return
+        with self.cluster() as (cluster, bucket):
+            for name in COLLECTIONS["_default"]:
+                collection = cluster.bucket(bucket).default_scope().collection(name)
+                for each in list(collection.scan(PrefixScan(prefix), ScanOptions(ids_only=True))):
+                    try:
+                        collection.remove(each.id)
+                    except DocumentNotFoundException:
+                        continue
+
+    @contextmanager
+    def cluster(self) -> Iterator[tuple[Cluster, str]]:
+        """An ordinary client of the SDK, and the name of the bucket."""
+        target = read_url(*self.base.split("://", 1))
+        cluster = Cluster(target.connection, ClusterOptions(PasswordAuthenticator(target.user, target.password)))
+        try:
+            yield cluster, target.bucket
+        finally:
+            cluster.close()
+
+
+@contextmanager
+def couchbase_for_tests() -> Iterator[Couchbase]:
+    if REAL:
+        yield Couchbase(REAL, None)
+        return
+    with CouchbaseServer(scopes=COLLECTIONS) as server:
+        yield Couchbase(server.url, server)
