@@ -13,15 +13,12 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 from urllib.parse import urlencode
 
-from couchbase.auth import PasswordAuthenticator
-from couchbase.cluster import Cluster
-from couchbase.exceptions import DocumentNotFoundException
-from couchbase.kv_range_scan import PrefixScan
-from couchbase.options import ClusterOptions, ScanOptions
-
 from casops.stores.couchbase_opening import read_url
+from casops.stores.couchbase_sdk import auth, cluster, exceptions, options
 from casops.testing.couchbase_server import CouchbaseServer
 
 REAL = os.environ.get("CASOPS_TEST_COUCHBASE")
@@ -47,24 +44,26 @@ class Couchbase:
         """Remove what tests wrote under a prefix."""
         if self.server is not None:
             return
-        with self.cluster() as (cluster, bucket):
+        scans: Any = import_module("couchbase.kv_range_scan")
+        with self.client() as (client, bucket):
             for name in COLLECTIONS["_default"]:
-                collection = cluster.bucket(bucket).default_scope().collection(name)
-                for each in list(collection.scan(PrefixScan(prefix), ScanOptions(ids_only=True))):
+                collection = client.bucket(bucket).default_scope().collection(name)
+                for each in list(collection.scan(scans.PrefixScan(prefix), options.ScanOptions(ids_only=True))):
                     try:
                         collection.remove(each.id)
-                    except DocumentNotFoundException:
+                    except exceptions.DocumentNotFoundException:
                         continue
 
     @contextmanager
-    def cluster(self) -> Iterator[tuple[Cluster, str]]:
+    def client(self) -> Iterator[tuple[Any, str]]:
         """An ordinary client of the SDK, and the name of the bucket."""
         target = read_url(*self.base.split("://", 1))
-        cluster = Cluster(target.connection, ClusterOptions(PasswordAuthenticator(target.user, target.password)))
+        login = auth.PasswordAuthenticator(target.user, target.password)
+        client = cluster.Cluster(target.connection, options.ClusterOptions(login))
         try:
-            yield cluster, target.bucket
+            yield client, target.bucket
         finally:
-            cluster.close()
+            client.close()
 
 
 @contextmanager

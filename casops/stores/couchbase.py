@@ -89,9 +89,9 @@ class _Shared:
         self.calls = Calls(self.settings)
         self.documents = Documents(self.settings, self.calls, ServerClock(self.calls, self.settings.shard(0)))
         self.intentions = Intentions(self.settings, self.calls)
-        self.where = where
+        self.where: Any = where
         self._collections: dict[tuple[str, str], Any] = {}
-        self._pid = os.getpid()
+        self.pid = os.getpid()
         self.closed = False
 
     def plan(self, batch: Sequence[StoreRequest]) -> Plan:
@@ -108,7 +108,7 @@ class _Shared:
 
     def check_usable(self) -> None:
         """Raise UsageError if the store is closed or was opened before a fork."""
-        if os.getpid() != self._pid:
+        if os.getpid() != self.pid:
             raise UsageError("this store was opened before a fork, which its connections do not survive; open it after")
         if self.closed:
             raise UsageError("this store is closed")
@@ -145,7 +145,7 @@ class CouchbaseStore:
 
     def close(self) -> None:
         """Wait for calls under way, then let go of the connection if it is this store's own.  May be called twice."""
-        if self._shared.closed or os.getpid() != self._shared._pid:
+        if self._shared.closed or os.getpid() != self._shared.pid:
             return
         self._shared.closed = True
         self._pool.shutdown(wait=True)
@@ -210,7 +210,7 @@ class AsyncCouchbaseStore:
 
     async def close(self) -> None:
         """Wait for calls under way, cancelled ones too, then let go of the connection if it is this store's own."""
-        if self._shared.closed or os.getpid() != self._shared._pid:
+        if self._shared.closed or os.getpid() != self._shared.pid:
             return
         self._shared.closed = True
         if self._under_way:

@@ -16,13 +16,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
-from couchbase import options as sdk
-from couchbase.constants import FMT_JSON
-from couchbase.durability import Durability, ServerDurability
-from couchbase.subdocument import Spec, StoreSemantics, SubDocOp
-from couchbase.transcoder import Transcoder
-
 from casops.stores.couchbase_places import Place, Settings
+from casops.stores.couchbase_sdk import constants, durability, subdocument
+from casops.stores.couchbase_sdk import options as sdk
 
 __all__ = [
     "LOCKED",
@@ -46,25 +42,29 @@ __all__ = [
 # Specs: one part of a sub-document call.
 Specs = Sequence[Any]
 
+Spec = subdocument.Spec
+SubDocOp = subdocument.SubDocOp
+
 # What the server shows as the CAS of a document that somebody has locked.
 LOCKED: Final = 2**64 - 1
 
 # Seconds.  The SDK sends a lifetime below this as it is; one from here on it adds to the clock of this machine.
 SHORT: Final = 30 * 24 * 3600
 
+_server, _levels = durability.ServerDurability, durability.Durability
 _DURABILITY: Final = {
     "none": None,
-    "majority": ServerDurability(Durability.MAJORITY),
-    "majority_and_persist": ServerDurability(Durability.MAJORITY_AND_PERSIST_TO_ACTIVE),
-    "persist_to_majority": ServerDurability(Durability.PERSIST_TO_MAJORITY),
+    "majority": _server(_levels.MAJORITY),
+    "majority_and_persist": _server(_levels.MAJORITY_AND_PERSIST_TO_ACTIVE),
+    "persist_to_majority": _server(_levels.PERSIST_TO_MAJORITY),
 }
 
 
-class AsIs(Transcoder):  # type: ignore[misc]  # the SDK has no types
-    """Bytes in, bytes out, marked as JSON."""
+class AsIs:
+    """A transcoder of the SDK: bytes in, bytes out, marked as JSON."""
 
     def encode_value(self, value: bytes) -> tuple[bytes, int]:
-        return value, FMT_JSON
+        return value, constants.FMT_JSON
 
     def decode_value(self, value: bytes, flags: int) -> bytes:
         return value
@@ -158,12 +158,12 @@ class Calls:
 
     def insert_parts(self, place: Place, specs: Specs, lifetime: Lifetime = FOREVER) -> Call:
         """A live document where no live one is, made of its parts."""
-        more = {"store_semantics": StoreSemantics.INSERT}
+        more = {"store_semantics": subdocument.StoreSemantics.INSERT}
         return self._write("mutate_in", place, (specs,), sdk.MutateInOptions, lifetime, insert=True, **more)
 
     def insert_hidden(self, place: Place, specs: Specs) -> Call:
         """A tombstone with attributes where nothing is, not even a tombstone."""
-        more = {"store_semantics": StoreSemantics.INSERT, "create_as_deleted": True}
+        more = {"store_semantics": subdocument.StoreSemantics.INSERT, "create_as_deleted": True}
         return self._write("mutate_in", place, (specs,), sdk.MutateInOptions, FOREVER, insert=True, **more)
 
     def change_fields(self, place: Place, specs: Specs) -> Call:
@@ -263,7 +263,8 @@ def answer(call: Call, result: Any) -> Answer:
     cas = result.cas
     if not isinstance(cas, int) or cas <= 0:
         raise TypeError(f"Couchbase acknowledged {call.method} without a CAS")
-    body, fields = b"", ()
+    body = b""
+    fields: tuple[bytes | None, ...] = ()
     if call.method == "get":
         body = result.value or b""
     elif call.method == "lookup_in":

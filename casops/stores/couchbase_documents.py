@@ -5,12 +5,12 @@ A stage is the hidden attribute `casops` of its document:
     {"m": whose stage it is (JSON), "b": the staged body (left out where the document would be absent)}
     and beside them "c": the CAS of the write that put it there
 
-    request                         live document                         tombstone, if the call says there is no live one
-    Read                            one lookup shows both: body, stage, CAS, expiry
-    Insert, no body                 attribute on a new tombstone, only where nothing is at all
-    Replace KEEP                    the attribute by CAS: one call, whichever it is
-    Replace STAGED                  body from "b", attribute gone or new  revived in the same way; never with a new stage
-    Remove                          removed by CAS                        attribute gone
+    request           live document                            tombstone (when the first call finds no live one)
+    Read              one lookup shows either: body, stage, CAS, expiry
+    Insert, no body                                            attribute on a new one, only where nothing is at all
+    Replace KEEP      attribute new or gone, by CAS            the same call
+    Replace STAGED    body from "b", attribute new or gone     revived in the same way; never with a new stage
+    Remove            removed by CAS                           attribute gone
 
 Every generator here yields a Call, is sent an Answer or a Trouble, and returns a Reply.  A result has no
 stage, so that it is read and written by the plain, cheaper calls.

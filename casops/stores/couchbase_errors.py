@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
-from couchbase import exceptions as sdk
+from casops.stores.couchbase_sdk import exceptions as sdk
 
 __all__ = ["MEANINGS", "Meaning", "Trouble", "judge"]
 
@@ -182,9 +182,9 @@ def judge(error: BaseException, *, reading: bool) -> Trouble:
     return Trouble(meaning, f"{said} ({', '.join([name if code is None else f'{name} {code}', *retried])})")
 
 
-def _facts(error: sdk.CouchbaseException) -> tuple[int | None, str | None, list[str]]:
+def _facts(error: Any) -> tuple[int | None, str | None, list[str]]:
     """Its code, its text and the reasons of its retries."""
-    base = vars(error).get("_base")
+    base: Any = error.__dict__.get("_base")
     if isinstance(base, str):  # the SDK itself passes its texts so in places; its properties then fail
         return None, base, []
     return error.error_code, error.message, sorted(str(reason) for reason in error.error_context.retry_reasons or ())

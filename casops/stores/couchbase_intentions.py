@@ -176,7 +176,8 @@ class Intentions:
         answer = yield self._calls.look(self.lanes[shard].place, (whole(),))
         if isinstance(answer, Trouble) and answer.meaning is not Meaning.MISSING:
             return refusal(answer, self.lanes[shard].place)
-        fields = {} if isinstance(answer, Trouble) or answer.fields[0] is None else json.loads(answer.fields[0])
+        text = None if isinstance(answer, Trouble) else answer.fields[0]
+        fields: dict[str, dict[str, Any]] = {} if text is None else json.loads(text)
         found: list[Entry] = []
         size = 0
         for id, versions in sorted((id_at(name), versions) for name, versions in fields.items()):

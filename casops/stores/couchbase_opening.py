@@ -7,8 +7,8 @@
     &prefix=test-                                    stands before every key
     &durability=majority                             none, majority, majority_and_persist, persist_to_majority
     &timeout=5                                       seconds for one call
-    &create=accounts,orders                          these collections, the scope and that of the records are created where
-                                                     they are missing; create=true: all but those of documents
+    &create=accounts,orders                          these collections, their scope and what the records need are
+                                                     created where missing; create=true: no collections of documents
     &certificate=/etc/ca.pem                         whom to trust, with couchbases://
 
 User, password and options are percent-encoded.  Opening connects, looks for the collection of the records and makes one
@@ -22,15 +22,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
-
-from couchbase import exceptions as sdk
-from couchbase.auth import PasswordAuthenticator
-from couchbase.cluster import Cluster
-from couchbase.options import ClusterOptions, ClusterTimeoutOptions, ClusterTracingOptions
 
 from casops.errors import StoreUnavailable, UsageError
 from casops.messages import Refused
@@ -39,6 +35,9 @@ from casops.stores.couchbase_calls import Answer, Calls, answer, field, put, sen
 from casops.stores.couchbase_documents import refusal
 from casops.stores.couchbase_errors import Meaning, Trouble, judge
 from casops.stores.couchbase_places import Settings
+from casops.stores.couchbase_sdk import async_cluster, auth, options
+from casops.stores.couchbase_sdk import cluster as sync_cluster
+from casops.stores.couchbase_sdk import exceptions as sdk
 
 __all__ = ["open_async_couchbase", "open_couchbase", "prepare"]
 
@@ -85,16 +84,14 @@ def open_couchbase(scheme: str, rest: str) -> CouchbaseStore:
 def open_async_couchbase(scheme: str, rest: str) -> AsyncCouchbaseStore:
     """As open_couchbase, for the async front.
 
-    Whether it can work is found out here, blocking, by a connection of the sync SDK; the one that is used is made at the
-    first request, since it belongs to the event loop that runs then.
+    Whether it can work is found out here, blocking, by a connection of the sync SDK; the one that is used is made
+    at the first request, since it belongs to the event loop that runs then.
     """
     open_couchbase(scheme, rest).close()
     target = read_url(scheme, rest)
 
     async def connect() -> tuple[Any, Callable[[], Awaitable[None]]]:
-        from acouchbase.cluster import AsyncCluster
-
-        cluster = AsyncCluster(target.connection, _options(target))
+        cluster = async_cluster()(target.connection, _options(target))
         try:
             await cluster.on_connect()
             bucket = cluster.bucket(target.bucket)
@@ -188,7 +185,7 @@ def _decoded(text: str) -> str:
 
 def _options(target: Target) -> Any:
     limit = timedelta(seconds=target.settings.timeout)
-    limits = ClusterTimeoutOptions(
+    limits = options.ClusterTimeoutOptions(
         bootstrap_timeout=limit,
         connect_timeout=limit,
         resolve_timeout=limit,
@@ -198,10 +195,10 @@ def _options(target: Target) -> Any:
         kv_durable_timeout=limit,
     )
     # The SDK's own tracing and metering cost as much as the call; casops keeps histories of its own.
-    tracing = ClusterTracingOptions(enable_tracing=False)
+    tracing = options.ClusterTracingOptions(enable_tracing=False)
     more = {} if target.certificate is None else {"trust_store_path": target.certificate}
-    return ClusterOptions(
-        PasswordAuthenticator(target.user, target.password),
+    return options.ClusterOptions(
+        auth.PasswordAuthenticator(target.user, target.password),
         timeout_options=limits,
         tracing_options=tracing,
         enable_metrics=False,
@@ -211,7 +208,7 @@ def _options(target: Target) -> Any:
 
 def _connect(target: Target) -> Any:
     try:
-        return Cluster(target.connection, _options(target))
+        return sync_cluster.Cluster(target.connection, _options(target))
     except Exception as error:
         raise _unavailable(error, target) from error
 
@@ -269,9 +266,7 @@ def prepare(bucket: Any, settings: Settings, shown: str = "the bucket") -> None:
             raise _lacking(found, settings, shown)
         else:
             if found.fields[0] is not None and found.fields[0] != f'{{"v":{FORMAT}}}'.encode():
-                raise StoreUnavailable(
-                    f"a newer casops keeps its records in {shown} {settings.records}: upgrade casops"
-                )
+                raise StoreUnavailable(f"a newer casops wrote {settings.records} of {shown}: upgrade casops")
             done = ask(calls.mutate(place, found.cas, (put("casops", f'{{"v":{FORMAT}}}'),)))
         if isinstance(done, Answer):
             return
@@ -297,23 +292,16 @@ def _create(bucket: Any, settings: Settings, names: tuple[str, ...]) -> None:
     manager = bucket.collections()
     wanted = {settings.records_at, *((settings.scope, name) for name in names)}
     try:
-        there = {
-            (scope.name, collection.name) for scope in manager.get_all_scopes() for collection in scope.collections
-        }
-        scopes = {scope for scope, _ in there} | {"_default"}
-        for scope in sorted({scope for scope, _ in wanted} - scopes):
-            _unless_there(lambda scope=scope: manager.create_scope(scope))  # type: ignore[misc]
+        found = {scope.name: scope for scope in manager.get_all_scopes()}
+        there = {(name, collection.name) for name, scope in found.items() for collection in scope.collections}
+        for scope in sorted({scope for scope, _ in wanted} - found.keys()):
+            with suppress(sdk.ScopeAlreadyExistsException):  # another process was faster
+                manager.create_scope(scope)
         for scope, name in sorted(wanted - there):
-            _unless_there(lambda scope=scope, name=name: manager.create_collection(scope, name))  # type: ignore[misc]
+            with suppress(sdk.CollectionAlreadyExistsException):
+                manager.create_collection(scope, name)
     except sdk.CouchbaseException as error:
         why = judge(error, reading=False).why
         raise StoreUnavailable(
             f"the collections {', '.join('.'.join(each) for each in sorted(wanted))} could not be created: {why}"
         ) from error
-
-
-def _unless_there(create: Callable[[], None]) -> None:
-    try:
-        create()
-    except (sdk.ScopeAlreadyExistsException, sdk.CollectionAlreadyExistsException):
-        pass  # another process was faster

@@ -25,8 +25,8 @@ from casops.messages import INTENTIONS, RESERVED, Key
 
 __all__ = ["DURABILITIES", "SHARDS", "Place", "Settings", "id_at", "path_of", "shard_of"]
 
-# Documents that share the intentions.  Few, so that declarations and removals of concurrent operations meet in one call and
-# a sweep reads little; not one, since durable writes of different processes on one document wait for each other.
+# Documents that share the intentions.  Few, so that declarations and removals of concurrent operations meet in one
+# call and a sweep reads little; not one, since durable writes of several processes on a document wait for each other.
 # It cannot be changed without moving intentions: another number looks for them in other documents.
 SHARDS: Final = 16
 
@@ -103,8 +103,8 @@ class Settings:
             place = Place(self.scope, self.collection, f"{self.prefix}{name}/{key.id}")
         elif not _NAME.fullmatch(key.collection):
             return (
-                f"{key.collection!r} cannot be the name of a Couchbase collection (letters, digits, _ - %, not beginning "
-                "with _ or %): name it otherwise, or keep all documents in one collection with option collection"
+                f"{key.collection!r} cannot be the name of a Couchbase collection (letters, digits, _ - %, not "
+                "beginning with _ or %): name it otherwise, or keep all documents in one with option collection"
             )
         elif (self.scope, key.collection) == self.records_at:
             return f"the collection {key.collection!r} holds results and intentions: set option records to another one"

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import math
 from importlib import import_module
-from types import ModuleType
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
 from casops.errors import UsageError
@@ -34,14 +33,18 @@ _COUCHBASE: Final = ("couchbase", "couchbases")
 def open_store(url: str) -> Store:
     """The store a URL names.  UsageError: no such URL; StoreUnavailable: it cannot be opened."""
     couchbase = _couchbase(url)
-    return _open(url) if couchbase is None else couchbase.open_couchbase(*_split(url))
+    if couchbase is not None:
+        found: Store = couchbase.open_couchbase(*_split(url))
+        return found
+    return _open(url)
 
 
 def open_async_store(url: str) -> AsyncStore:
     """As open_store, for the async front.  Opens the file before it returns."""
     couchbase = _couchbase(url)
     if couchbase is not None:
-        return couchbase.open_async_couchbase(*_split(url))
+        found: AsyncStore = couchbase.open_async_couchbase(*_split(url))
+        return found
     store = _open(url)
     return AsyncMemoryStore(store) if isinstance(store, MemoryStore) else AsyncSqliteStore(store)
 
@@ -57,7 +60,7 @@ def _split(url: str) -> tuple[str, str]:
     return scheme, rest
 
 
-def _couchbase(url: str) -> ModuleType | None:
+def _couchbase(url: str) -> Any:
     """The module that opens such a URL, imported only when it is needed; None: it is not Couchbase's."""
     if _split(url)[0] not in _COUCHBASE:
         return None
