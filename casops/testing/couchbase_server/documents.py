@@ -71,8 +71,8 @@ class Documents:
         # Changes whenever writes were lost: mutation tokens of before are worth nothing.
         self.history = 1
 
-    def __len__(self) -> int:
-        return sum(not version.deleted for version in self._versions.values())
+    def live_keys(self) -> list[Key]:
+        return [key for key in list(self._versions) if self.live(key) is not None]
 
     def next_cas(self) -> int:
         """Greater than all before; like the real one, nanoseconds since 1970 whose low 16 bits count."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from typing import Final, NamedTuple
 
 from casops.testing.couchbase_server import subdoc, whole
@@ -45,6 +46,12 @@ LONGEST_KEY, LONGEST_KEY_OF_DEFAULT = 246, 250
 Respond = Callable[[Answer], None]
 
 
+class Replicas(StrEnum):
+    ANSWER = "answer"
+    SILENT = "silent"
+    MISSING = "missing"
+
+
 class Hanging(NamedTuple):
     """A durable write that waits for a replica."""
 
@@ -69,9 +76,14 @@ class Service:
         self.steps: Steps | None = None
         # Values are accepted.
         self.traffic = True
-        # Replicas acknowledge durable writes.
-        self.replicas_answer = True
+        # Replicas acknowledge durable writes; are silent, so these hang; are missing, so these are impossible.
+        self.replicas = Replicas.ANSWER
         self._hanging: dict[Key, Hanging] = {}
+
+    def keys(self) -> list[str]:
+        """Of all live documents: `scope.collection/key`."""
+        paths = self.collections.paths()
+        return sorted(f"{paths[number]}/{key.decode()}" for number, key in self.documents.live_keys())
 
     def refusal(self, key: Key) -> Answer | None:
         """Why a request for this key cannot be right, whatever it asks for."""
@@ -91,12 +103,12 @@ class Service:
         if durability is not None:
             if not 1 <= durability.level <= 3:
                 return Answer(Status.DURABILITY_INVALID_LEVEL)
-            if not self.topology.majority_possible:
+            if self.replicas is Replicas.MISSING or not self.topology.majority_possible:
                 return Answer(Status.DURABILITY_IMPOSSIBLE)
         outcome = HANDLERS[request.opcode](self.documents, key, request)
         if isinstance(outcome, Answer):
             return outcome
-        if durability is not None and not self.replicas_answer:
+        if durability is not None and self.replicas is Replicas.SILENT:
             self._hang(key, outcome, durability.timeout or DURABLE_WAIT, respond)
             return None
         return self._applied(key, outcome, durability is not None)
@@ -125,10 +137,10 @@ class Service:
         hanging.timer.cancel()
         return hanging
 
-    def let_replicas_answer(self, answer: bool) -> None:
-        """From now on.  Writes that have waited for it are acknowledged."""
-        self.replicas_answer = answer
-        while answer and self._hanging:
+    def set_replicas(self, replicas: Replicas) -> None:
+        """From now on.  Writes that have waited for replicas which answer now are acknowledged."""
+        self.replicas = replicas
+        while replicas is Replicas.ANSWER and self._hanging:
             key = next(iter(self._hanging))
             write, respond, _ = self._let_go(key)
             respond(self._applied(key, write, durable=True))
