@@ -1,4 +1,4 @@
-"""`CouchbaseProcess`: the test double in a process of its own, for tests and benchmarks that must not share an interpreter.
+"""`CouchbaseProcess`: the test double in a process of its own, for tests that must not share the interpreter.
 
 Must not be in here: what can be asked of it (face), how it answers (control).
 """

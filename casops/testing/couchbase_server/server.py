@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
+from casops.testing.couchbase_server.documents import Clock
 from casops.testing.couchbase_server.face import Face
 from casops.testing.couchbase_server.host import Host
 from casops.testing.couchbase_server.service import Service
@@ -26,6 +28,8 @@ class CouchbaseServer(Face):
     `nodes`: 1 to 3, each on a port of its own.  `replicas`: 0 to 3 per document; durable writes are impossible where
     the nodes do not suffice for a majority.  `scopes`: scope -> collections, beside the default ones.
     `port`: of the first node, the others follow; 0: any.  `seed`: decides about faults with a probability.
+    `clock`: seconds since 1970, for expiry; called in the server's thread.  `purge_after`: seconds after which a
+    tombstone without attributes is forgotten; None: never.
     Raises ValueError; OSError: the port is taken.
     """
 
@@ -41,11 +45,13 @@ class CouchbaseServer(Face):
         host: str = "127.0.0.1",
         port: int = 0,
         seed: int = 0,
+        clock: Clock = time.time,
+        purge_after: float | None = None,
     ) -> None:
         super().__init__(host, user, password, bucket)
         service = Service(
             host=host, user=user, password=password, bucket=bucket, nodes=nodes, replicas=replicas,
-            scopes=scopes or {}, seed=seed,
+            scopes=scopes or {}, seed=seed, clock=clock, purge_after=purge_after,
         )  # fmt: skip
         self._server = Host(service, port)
         # Faults of the test double itself; `close` raises the first.

@@ -6,13 +6,14 @@ Must not be in here: frames on sockets, threads.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
 from casops.testing.couchbase_server import subdoc, whole
 from casops.testing.couchbase_server.answers import Answer, Write
-from casops.testing.couchbase_server.documents import Documents, Key, Version
+from casops.testing.couchbase_server.documents import Clock, Documents, Key, Version
 from casops.testing.couchbase_server.faults import Rules
 from casops.testing.couchbase_server.topology import VBUCKETS, Collections, Topology
 from casops.testing.couchbase_server.wire import U64, Opcode, Request, Status
@@ -65,10 +66,11 @@ class Service:
 
     def __init__(
         self, *, host: str, user: str, password: str, bucket: str, nodes: int, replicas: int,
-        scopes: Mapping[str, Sequence[str]], seed: int,
+        scopes: Mapping[str, Sequence[str]], seed: int, clock: Clock = time.time,
+        purge_after: float | None = None,
     ) -> None:  # fmt: skip
         self.user, self.password = user, password
-        self.documents = Documents(VBUCKETS)
+        self.documents = Documents(VBUCKETS, clock, purge_after)
         self.collections = Collections(scopes)
         self.topology = Topology(host, bucket, nodes, replicas)
         self.rules = Rules(seed)
