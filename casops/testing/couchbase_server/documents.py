@@ -98,7 +98,7 @@ class Documents:
             return version
         age = self._clock() - version.expiry
         if not version.deleted:
-            return self.store(key, self.tombstone(self.next_cas(), version.attributes)) if age >= 0 else version
+            return self._put(key, self.tombstone(self.next_cas(), version.attributes)) if age >= 0 else version
         if self._purge_after is not None and age >= self._purge_after and not version.attributes:
             del self._versions[key]
             return None
@@ -110,23 +110,27 @@ class Documents:
 
     def store(self, key: Key, version: Version, durable: bool = False) -> Version:
         """Put a version into place; gives it with its revision, sequence number and time."""
+        self._undo.append(Undo(key, self._versions.get(key), durable))
+        stored = self._put(key, version)
+        self._writes += 1
+        if self._writes % SWEEP_EVERY == 0:
+            self._sweep()
+        return stored
+
+    def _put(self, key: Key, version: Version) -> Version:
         before = self._versions.get(key)
         vbucket = vbucket_of(key[1], self.vbuckets)
         self._seqnos[vbucket] += 1
         revision = 1 if before is None else before.revision + 1
         stored = version._replace(revision=revision, seqno=self._seqnos[vbucket], modified=self.now())
-        self._undo.append(Undo(key, before, durable))
         self._versions[key] = stored
         self._locks.pop(key, None)
-        self._writes += 1
-        self._sweep()
         return stored
 
     def _sweep(self) -> None:
         """Notice what has expired and may go, also where nobody asks for it."""
-        if self._writes % SWEEP_EVERY == 0:
-            for key in list(self._versions):
-                self.find(key)
+        for key in list(self._versions):
+            self.find(key)
 
     def tombstone(self, cas: int, attributes: Mapping[str, str]) -> Version:
         """What is left of a document: of its attributes only those that begin with `_`."""
@@ -179,7 +183,7 @@ class Documents:
             lost += 1
             self._locks.pop(key, None)
             if before is None:
-                del self._versions[key]
+                self._versions.pop(key, None)
             else:
                 self._versions[key] = before
         self._undo.clear()  # what is left was kept: it is on disk now

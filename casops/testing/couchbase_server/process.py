@@ -58,8 +58,14 @@ class CouchbaseProcess(Face):
             assert self._process.stderr is not None
             said = self._process.stderr.read().decode(errors="replace").strip()
             raise ValueError(said.rpartition("\n")[2] or "the process of the test double ended at once")
-        self._channel = socket.create_connection(("127.0.0.1", int(control)), PATIENCE)
+        self._control_port = int(control)
+        self._channel = socket.create_connection(("127.0.0.1", self._control_port), PATIENCE)
         self._replies = self._channel.makefile("rb")
+
+    @property
+    def control_port(self) -> int:
+        """Of the control channel; several may use it at a time."""
+        return self._control_port
 
     @property
     def pid(self) -> int:

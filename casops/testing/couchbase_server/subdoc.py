@@ -357,11 +357,10 @@ def _outcome(
         return Answer(Status.TOO_BIG)
     if key in documents.hanging:
         return IN_PROGRESS
-    if deleted:
-        lasting = documents.tombstone(change.cas, {}).expiry
-    else:
-        # Preserving takes the tombstone's time of deletion for an expiry, there as here.
-        lasting = before.expiry if request.preserve_expiry else documents.absolute(expiry)
-    version = Version(change.cas, change.body, before.flags, lasting, attributes, deleted)
+    # A revive that preserves takes the time of the deletion for the expiry, as the real one does.
+    lasting = before.expiry if request.preserve_expiry else documents.absolute(expiry)
+    version = Version(
+        change.cas, change.body, before.flags, documents.now() if deleted else lasting, attributes, deleted
+    )
     status = Status.SUCCESS_DELETED if deleted else Status.OK
     return Write(version, status, b"".join(change.values))
