@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 MIB = 1 << 20
@@ -21,6 +21,12 @@ NO_ATTRIBUTES: Final[Mapping[str, str]] = {}
 
 # Writes that can be taken back; beyond it the oldest are safe.  Enough for a test, small enough for a soak.
 UNDOABLE = 10_000
+
+# Writes between two looks at all documents: seldom enough to cost nothing per write.
+SWEEP_EVERY = 10_000
+
+# Seconds since 1970.
+Clock = Callable[[], float]
 
 # (id of the collection, key)
 Key = tuple[int, bytes]
@@ -59,8 +65,11 @@ class Undo(NamedTuple):
 class Documents:
     """One bucket.  Not thread-safe: everything happens on the server's loop."""
 
-    def __init__(self, vbuckets: int) -> None:
+    def __init__(self, vbuckets: int, clock: Clock = time.time, purge_after: float | None = None) -> None:
         self.vbuckets = vbuckets
+        self._clock = clock
+        self._purge_after = purge_after
+        self._writes = 0
         self._versions: dict[Key, Version] = {}
         self._locks: dict[Key, Lock] = {}
         # Keys of durable writes that wait for a replica.
@@ -71,19 +80,28 @@ class Documents:
         # Changes whenever writes were lost: mutation tokens of before are worth nothing.
         self.history = 1
 
-    def __len__(self) -> int:
-        return sum(not version.deleted for version in self._versions.values())
+    def live_keys(self) -> list[Key]:
+        return [key for key in list(self._versions) if self.live(key) is not None]
 
     def next_cas(self) -> int:
-        """Greater than all before; like the real one, nanoseconds since 1970 whose low 16 bits count."""
-        self._last_cas = max(self._last_cas + 1, time.time_ns() & ~0xFFFF)
+        """Greater than all before, whatever the clock does; nanoseconds since 1970 whose low 16 bits count."""
+        self._last_cas = max(self._last_cas + 1, int(self._clock() * 1e9) & ~0xFFFF)
         return self._last_cas
 
+    def now(self) -> int:
+        return int(self._clock())
+
     def find(self, key: Key) -> Version | None:
-        """Live or tombstone; one whose time has come becomes a tombstone now."""
+        """Live or tombstone; one whose time has come becomes a tombstone now, an old bare tombstone goes."""
         version = self._versions.get(key)
-        if version is not None and version.expiry and not version.deleted and version.expiry <= time.time():
-            version = self.store(key, tombstone(self.next_cas(), version.attributes))
+        if version is None or not version.expiry:
+            return version
+        age = self._clock() - version.expiry
+        if not version.deleted:
+            return self._put(key, self.tombstone(self.next_cas(), version.attributes)) if age >= 0 else version
+        if self._purge_after is not None and age >= self._purge_after and not version.attributes:
+            del self._versions[key]
+            return None
         return version
 
     def live(self, key: Key) -> Version | None:
@@ -92,15 +110,36 @@ class Documents:
 
     def store(self, key: Key, version: Version, durable: bool = False) -> Version:
         """Put a version into place; gives it with its revision, sequence number and time."""
+        self._undo.append(Undo(key, self._versions.get(key), durable))
+        stored = self._put(key, version)
+        self._writes += 1
+        if self._writes % SWEEP_EVERY == 0:
+            self._sweep()
+        return stored
+
+    def _put(self, key: Key, version: Version) -> Version:
         before = self._versions.get(key)
         vbucket = vbucket_of(key[1], self.vbuckets)
         self._seqnos[vbucket] += 1
         revision = 1 if before is None else before.revision + 1
-        stored = version._replace(revision=revision, seqno=self._seqnos[vbucket], modified=int(time.time()))
-        self._undo.append(Undo(key, before, durable))
+        stored = version._replace(revision=revision, seqno=self._seqnos[vbucket], modified=self.now())
         self._versions[key] = stored
         self._locks.pop(key, None)
         return stored
+
+    def _sweep(self) -> None:
+        """Notice what has expired and may go, also where nobody asks for it."""
+        for key in list(self._versions):
+            self.find(key)
+
+    def tombstone(self, cas: int, attributes: Mapping[str, str]) -> Version:
+        """What is left of a document: of its attributes only those that begin with `_`."""
+        kept = {name: text for name, text in attributes.items() if name.startswith("_")}
+        return Version(cas, b"", expiry=self.now(), attributes=kept, deleted=True)
+
+    def absolute(self, expiry: int) -> int:
+        """Seconds since 1970 of an expiry on the wire, which is relative up to 30 days."""
+        return self.now() + expiry if 0 < expiry <= 30 * 86_400 else expiry
 
     def seqno(self, key: Key) -> int:
         """Of the last write in the key's vbucket."""
@@ -144,7 +183,7 @@ class Documents:
             lost += 1
             self._locks.pop(key, None)
             if before is None:
-                del self._versions[key]
+                self._versions.pop(key, None)
             else:
                 self._versions[key] = before
         self._undo.clear()  # what is left was kept: it is on disk now
@@ -159,19 +198,8 @@ class Documents:
         self._undo = deque((undo for undo in self._undo if undo.key[0] != collection), maxlen=UNDOABLE)
 
 
-def tombstone(cas: int, attributes: Mapping[str, str]) -> Version:
-    """What is left of a document: of its attributes only those that begin with `_`."""
-    kept = {name: text for name, text in attributes.items() if name.startswith("_")}
-    return Version(cas, b"", expiry=int(time.time()), attributes=kept, deleted=True)
-
-
 def vbucket_of(key: bytes, vbuckets: int) -> int:
     return (zlib.crc32(key) >> 16 & 0x7FFF) % vbuckets
-
-
-def absolute(expiry: int) -> int:
-    """Seconds since 1970 of an expiry on the wire, which is relative up to 30 days."""
-    return int(time.time()) + expiry if 0 < expiry <= 30 * 86_400 else expiry
 
 
 def too_big(body: bytes, attributes: Mapping[str, str]) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TypeGuard, cast
 
 from casops.testing.couchbase_server.wire import Status
 
@@ -151,6 +151,10 @@ def _value_end(text: str, at: int) -> tuple[Any, int]:
         raise PathFailure(Status.DOCUMENT_NOT_JSON) from None
 
 
+def _is_array(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
 def _skip(text: str, at: int) -> int:
     return SPACE.match(text, at).end()  # type: ignore[union-attr]
 
@@ -186,10 +190,9 @@ def _step_in(text: str, at: int, step: Step) -> Entry | None:
     """Where one step leads from the value that begins there; None: nowhere.  Raises PathFailure."""
     found, _ = _value_end(text, at)
     if isinstance(step, int):
-        if not isinstance(found, list):
+        if not _is_array(found):
             raise PathFailure(Status.PATH_MISMATCH)
-        elements: list[Any] = found
-        count = len(elements)
+        count = len(found)
         wanted: str | int = count - 1 if step == -1 else step
         if count == 0 or int(wanted) >= count:
             return None
@@ -326,10 +329,9 @@ def _push(text: str, opcode: int, steps: Sequence[Step], values: str, create: bo
         if not create:
             raise PathFailure(Status.PATH_NOT_FOUND)
         return _put(text, ADD, steps, f"[{values}]", create)
-    present, _ = _value_end(text, at)
-    if not isinstance(present, list):
+    elements, _ = _value_end(text, at)
+    if not _is_array(elements):
         raise PathFailure(Status.PATH_MISMATCH)
-    elements: list[Any] = present
     if opcode == ADD_UNIQUE:
         new = json.loads(values)
         if any(isinstance(each, dict | list) for each in [new, *elements]):

@@ -6,12 +6,14 @@ Must not be in here: frames on sockets, threads.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from typing import Final, NamedTuple
 
 from casops.testing.couchbase_server import subdoc, whole
 from casops.testing.couchbase_server.answers import Answer, Write
-from casops.testing.couchbase_server.documents import Documents, Key, Version
+from casops.testing.couchbase_server.documents import Clock, Documents, Key, Version
 from casops.testing.couchbase_server.faults import Rules
 from casops.testing.couchbase_server.topology import VBUCKETS, Collections, Topology
 from casops.testing.couchbase_server.wire import U64, Opcode, Request, Status
@@ -45,6 +47,12 @@ LONGEST_KEY, LONGEST_KEY_OF_DEFAULT = 246, 250
 Respond = Callable[[Answer], None]
 
 
+class Replicas(StrEnum):
+    ANSWER = "answer"
+    SILENT = "silent"
+    MISSING = "missing"
+
+
 class Hanging(NamedTuple):
     """A durable write that waits for a replica."""
 
@@ -58,10 +66,11 @@ class Service:
 
     def __init__(
         self, *, host: str, user: str, password: str, bucket: str, nodes: int, replicas: int,
-        scopes: Mapping[str, Sequence[str]], seed: int,
+        scopes: Mapping[str, Sequence[str]], seed: int, clock: Clock = time.time,
+        purge_after: float | None = None,
     ) -> None:  # fmt: skip
         self.user, self.password = user, password
-        self.documents = Documents(VBUCKETS)
+        self.documents = Documents(VBUCKETS, clock, purge_after)
         self.collections = Collections(scopes)
         self.topology = Topology(host, bucket, nodes, replicas)
         self.rules = Rules(seed)
@@ -69,9 +78,14 @@ class Service:
         self.steps: Steps | None = None
         # Values are accepted.
         self.traffic = True
-        # Replicas acknowledge durable writes.
-        self.replicas_answer = True
+        # Replicas acknowledge durable writes; are silent, so these hang; are missing, so these are impossible.
+        self.replicas = Replicas.ANSWER
         self._hanging: dict[Key, Hanging] = {}
+
+    def keys(self) -> list[str]:
+        """Of all live documents: `scope.collection/key`."""
+        paths = self.collections.paths()
+        return sorted(f"{paths[number]}/{key.decode()}" for number, key in self.documents.live_keys())
 
     def refusal(self, key: Key) -> Answer | None:
         """Why a request for this key cannot be right, whatever it asks for."""
@@ -91,12 +105,12 @@ class Service:
         if durability is not None:
             if not 1 <= durability.level <= 3:
                 return Answer(Status.DURABILITY_INVALID_LEVEL)
-            if not self.topology.majority_possible:
+            if self.replicas is Replicas.MISSING or not self.topology.majority_possible:
                 return Answer(Status.DURABILITY_IMPOSSIBLE)
         outcome = HANDLERS[request.opcode](self.documents, key, request)
         if isinstance(outcome, Answer):
             return outcome
-        if durability is not None and not self.replicas_answer:
+        if durability is not None and self.replicas is Replicas.SILENT:
             self._hang(key, outcome, durability.timeout or DURABLE_WAIT, respond)
             return None
         return self._applied(key, outcome, durability is not None)
@@ -125,10 +139,10 @@ class Service:
         hanging.timer.cancel()
         return hanging
 
-    def let_replicas_answer(self, answer: bool) -> None:
-        """From now on.  Writes that have waited for it are acknowledged."""
-        self.replicas_answer = answer
-        while answer and self._hanging:
+    def set_replicas(self, replicas: Replicas) -> None:
+        """From now on.  Writes that have waited for replicas which answer now are acknowledged."""
+        self.replicas = replicas
+        while replicas is Replicas.ANSWER and self._hanging:
             key = next(iter(self._hanging))
             write, respond, _ = self._let_go(key)
             respond(self._applied(key, write, durable=True))

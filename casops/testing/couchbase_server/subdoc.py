@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from casops.testing.couchbase_server import jsontext
 from casops.testing.couchbase_server.answers import Answer, Write
-from casops.testing.couchbase_server.documents import Documents, Key, Version, absolute, tombstone, too_big
+from casops.testing.couchbase_server.documents import Documents, Key, Version, too_big
 from casops.testing.couchbase_server.jsontext import Name, PathFailure, Step
 from casops.testing.couchbase_server.virtual import swapped, virtual
 from casops.testing.couchbase_server.whole import IN_PROGRESS, LOCKED, NOT_FOUND, held, shown_cas
@@ -159,7 +159,7 @@ def _read_attribute(documents: Documents, version: Version, path: str) -> tuple[
     if not name.startswith("$"):
         return _wrapped(version.attributes, steps), steps
     second = steps[1].name if len(steps) > 1 and isinstance(steps[1], Name) else None
-    text = virtual(name, version, version.cas, documents.history, second)
+    text = virtual(name, version, documents, second)
     if text is None:
         raise PathFailure(Status.XATTR_UNKNOWN_VATTR)
     return f'{{"{name}":{text}}}', steps
@@ -255,6 +255,7 @@ class Change:
     """A document while the specs of one request change it."""
 
     def __init__(self, documents: Documents, key: Key, before: Version) -> None:
+        self._documents = documents
         self.before = before
         self.cas = documents.next_cas()
         self.attributes = dict(before.attributes)
@@ -262,7 +263,6 @@ class Change:
         self.removed = False
         self.values: list[bytes] = []
         self._seqno = documents.seqno(key) + 1
-        self._history = documents.history
         # Stands for the checksum of the body until the body is known; nobody can have this text.
         self._checksum = json.dumps(f"checksum {self.cas}")
 
@@ -316,7 +316,7 @@ class Change:
         if path == "":
             raise PathFailure(Status.XATTR_UNKNOWN_MACRO)
         name, _, member = path.partition(".")
-        text = virtual(name, self.before, self.before.cas, self._history, member or None)
+        text = virtual(name, self.before, self._documents, member or None)
         if text is None or (member and member not in json.loads(text)):
             raise PathFailure(Status.XATTR_UNKNOWN_VATTR_MACRO)
         return text if not member else json.dumps(json.loads(text)[member])
@@ -324,7 +324,7 @@ class Change:
     def finished_attributes(self, body: bytes) -> Mapping[str, str]:
         if not any(self._checksum in text for text in self.attributes.values()):
             return self.attributes
-        checksum = virtual("$document", self.before._replace(body=body), 0, 0, "value_crc32c")
+        checksum = virtual("$document", self.before._replace(body=body), self._documents, "value_crc32c")
         assert checksum is not None
         found = json.dumps(json.loads(checksum)["value_crc32c"])
         return {name: text.replace(self._checksum, found) for name, text in self.attributes.items()}
@@ -345,7 +345,7 @@ def _outcome(
         if before.deleted:
             return NOT_FOUND
         return (
-            Write(tombstone(change.cas, change.finished_attributes(b"")))
+            Write(documents.tombstone(change.cas, change.finished_attributes(b"")))
             if key not in documents.hanging
             else IN_PROGRESS
         )
@@ -357,11 +357,10 @@ def _outcome(
         return Answer(Status.TOO_BIG)
     if key in documents.hanging:
         return IN_PROGRESS
-    if deleted:
-        lasting = tombstone(change.cas, {}).expiry
-    else:
-        # Preserving takes the tombstone's time of deletion for an expiry, there as here.
-        lasting = before.expiry if request.preserve_expiry else absolute(expiry)
-    version = Version(change.cas, change.body, before.flags, lasting, attributes, deleted)
+    # A revive that preserves takes the time of the deletion for the expiry, as the real one does.
+    lasting = before.expiry if request.preserve_expiry else documents.absolute(expiry)
+    version = Version(
+        change.cas, change.body, before.flags, documents.now() if deleted else lasting, attributes, deleted
+    )
     status = Status.SUCCESS_DELETED if deleted else Status.OK
     return Write(version, status, b"".join(change.values))

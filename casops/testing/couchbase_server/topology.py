@@ -100,6 +100,13 @@ class Collections:
                 raise ValueError(path)
         return self._scopes[scope].get(name)
 
+    def scopes(self) -> list[str]:
+        return list(self._scopes)
+
+    def paths(self) -> dict[int, str]:
+        """`scope.collection` by id."""
+        return {number: f"{scope}.{name}" for scope, names in self._scopes.items() for name, number in names.items()}
+
     def manifest(self) -> dict[str, Any]:
         return {
             "uid": f"{self.uid:x}",
@@ -120,6 +127,10 @@ class Topology:
     """Nodes with their ports, and which of them is responsible for a vbucket."""
 
     def __init__(self, host: str, bucket: str, nodes: int, replicas: int) -> None:
+        if not 1 <= nodes <= 3:
+            raise ValueError(f"1 to 3 nodes; not {nodes}")
+        if not 0 <= replicas <= 3:
+            raise ValueError(f"0 to 3 replicas; not {replicas}")
         self.host, self.bucket, self.nodes, self.replicas = host, bucket, nodes, replicas
         # Of the data service, by node, and of management (0: none); set once they are known.
         self.ports: list[int] = []

@@ -6,10 +6,9 @@ Must not be in here: paths, requests.
 from __future__ import annotations
 
 import json
-import time
 from typing import Any, Final
 
-from casops.testing.couchbase_server.documents import Version
+from casops.testing.couchbase_server.documents import Documents, Version
 from casops.testing.couchbase_server.jsontext import is_json
 
 
@@ -48,7 +47,7 @@ def _datatype(version: Version) -> list[str]:
     return kinds
 
 
-def virtual(name: str, version: Version, cas: int, history: int, only: str | None) -> str | None:
+def virtual(name: str, version: Version, documents: Documents, only: str | None) -> str | None:
     """The JSON text of a virtual attribute; None: there is none of this name.
 
     `only`: the one member that is asked for, so that a checksum is not computed for nothing.
@@ -56,12 +55,12 @@ def virtual(name: str, version: Version, cas: int, history: int, only: str | Non
     if name == "$XTOC":
         return json.dumps(list(version.attributes))
     if name == "$vbucket":
-        return json.dumps({"HLC": {"now": str(int(time.time())), "mode": "real"}})
+        return json.dumps({"HLC": {"now": str(documents.now()), "mode": "real"}})
     if name != "$document":
         return None
     members: dict[str, Any] = {
-        "CAS": f"0x{cas:016x}",
-        "vbucket_uuid": f"0x{history:016x}",
+        "CAS": f"0x{version.cas:016x}",
+        "vbucket_uuid": f"0x{documents.history:016x}",
         "seqno": f"0x{version.seqno:016x}",
         "revid": str(version.revision),
         "exptime": version.expiry,

@@ -17,8 +17,6 @@ from casops.testing.couchbase_server.documents import (
     Documents,
     Key,
     Version,
-    absolute,
-    tombstone,
     too_big,
 )
 from casops.testing.couchbase_server.wire import U16, U32, U64, Opcode, Request, Status
@@ -84,7 +82,7 @@ def _stored(documents: Documents, key: Key, request: Request, present: Version |
     attributes = present.attributes if present is not None and live else NO_ATTRIBUTES
     if too_big(request.value, attributes):
         return Answer(Status.TOO_BIG)
-    kept = present.expiry if present is not None and live and request.preserve_expiry else absolute(expiry)
+    kept = present.expiry if present is not None and live and request.preserve_expiry else documents.absolute(expiry)
     return Write(Version(documents.next_cas(), request.value, flags, kept, attributes))
 
 
@@ -133,7 +131,7 @@ def delete(documents: Documents, key: Key, request: Request) -> Answer | Write:
         return LOCKED
     if request.cas and (failed := _wrong_cas(documents, key, request, present)):
         return failed
-    return Write(tombstone(documents.next_cas(), present.attributes))
+    return Write(documents.tombstone(documents.next_cas(), present.attributes))
 
 
 def append(documents: Documents, key: Key, request: Request) -> Answer | Write:
@@ -165,7 +163,7 @@ def count_up(documents: Documents, key: Key, request: Request) -> Answer | Write
     if present is None:
         if expiry == 0xFFFFFFFF:
             return NOT_FOUND
-        created = Version(documents.next_cas(), str(initial).encode(), 0, absolute(expiry))
+        created = Version(documents.next_cas(), str(initial).encode(), 0, documents.absolute(expiry))
         return Write(created, value=U64.pack(initial))
     if held(documents, key, request.cas):
         return LOCKED
@@ -191,7 +189,7 @@ def touch(documents: Documents, key: Key, request: Request) -> Answer | Write:
         return IN_PROGRESS
     if held(documents, key, 0):
         return LOCKED
-    expiry = absolute(U32.unpack(request.extras)[0])
+    expiry = documents.absolute(U32.unpack(request.extras)[0])
     if expiry != present.expiry:
         present = documents.store(key, present._replace(cas=documents.next_cas(), expiry=expiry))
     if request.opcode == Opcode.TOUCH:

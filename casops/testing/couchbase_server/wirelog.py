@@ -5,6 +5,7 @@ Must not be in here: sockets.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,31 +82,40 @@ class WireLog:
 class Steps:
     """Replies to requests for documents are held until no request has come for `quiet` seconds, then all sent.
 
-    So whatever a client sends without waiting for a reply is in one step, and the number of steps is that of
-    round trips one after the other.  Must be longer than a client's pauses between requests that belong together.
+    So whatever a client sends without waiting for a reply is in one step, and the number of steps is that of round
+    trips one after the other.  `quiet` must be longer than a client's pauses between requests that belong together.
     """
 
     def __init__(self, quiet: float) -> None:
-        self.quiet = quiet
-        self._steps: list[list[Seen]] = []
+        self._quiet = quiet
+        # What came in each step; the last may be under way.
+        self.requests: list[list[Seen]] = []
+        # Steps that have ended: their replies were sent.
+        self.ended = 0
         self._held: list[Callable[[], None]] = []
-        self._open = False
+        self._timer: asyncio.TimerHandle | None = None
 
     def arrived(self, seen: Seen) -> None:
-        if not self._open:
-            self._steps.append([])
-            self._open = True
-        self._steps[-1].append(seen)
+        if self._timer is None:
+            self.requests.append([])
+        else:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(self._quiet, self.release)
+        self.requests[-1].append(seen)
 
     def hold(self, send: Callable[[], None]) -> None:
-        self._held.append(send)
+        if self._timer is None:
+            send()  # the reply to a request of an earlier step, which took longer
+        else:
+            self._held.append(send)
 
     def release(self) -> None:
         """The end of a step."""
+        if self._timer is None:
+            return
+        self._timer.cancel()
+        self._timer = None
+        self.ended += 1
         held, self._held = self._held, []
-        self._open = False
         for send in held:
             send()
-
-    def steps(self) -> list[list[Seen]]:
-        return [list(step) for step in self._steps]
