@@ -67,9 +67,10 @@ class Couchbase:
 
 
 @contextmanager
-def couchbase_for_tests() -> Iterator[Couchbase]:
+def couchbase_for_tests(**how: Any) -> Iterator[Couchbase]:
+    """`how`: arguments for the test double."""
     if REAL:
         yield Couchbase(REAL, None)
         return
-    with CouchbaseServer(scopes=COLLECTIONS) as server:
+    with CouchbaseServer(scopes=COLLECTIONS, **how) as server:
         yield Couchbase(server.url, server)
