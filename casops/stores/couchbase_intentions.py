@@ -19,6 +19,7 @@ Must not be in here: sending, locks, documents.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections import deque
 from collections.abc import Generator, Sequence
@@ -53,6 +54,8 @@ EditRequest: TypeAlias = Insert | Replace | Remove | Forget
 
 # What Couchbase takes in one sub-document call.
 MAX_PARTS: Final = 16
+
+_CURSOR: Final = re.compile(r"|[0-9]{1,2}:.*", re.DOTALL)
 
 _FULL: Final = (
     "there are so many pending operations that no more can be declared (a shard of intentions has reached 20 MiB): "
@@ -171,8 +174,9 @@ class Intentions:
 
     def _scan(self, request: Scan) -> Steps:
         """A page: entries of one shard, in the order of their ids.  The cursor is the shard and the last id."""
-        number, _, after = request.cursor.partition(":")
-        shard = int(number or 0)
+        number, _, after = (request.cursor or "0:").partition(":")
+        if not _CURSOR.fullmatch(request.cursor) or (shard := int(number)) >= SHARDS:
+            return Refused(f"no page of this store gave the cursor {request.cursor!r}")
         answer = yield self._calls.look(self.lanes[shard].place, (whole(),))
         if isinstance(answer, Trouble) and answer.meaning is not Meaning.MISSING:
             return refusal(answer, self.lanes[shard].place)
