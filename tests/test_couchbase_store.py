@@ -639,6 +639,11 @@ def test_a_staged_document_that_another_program_wrote_is_reported(
     assert after.stage.broken is not None
     assert "another program wrote this document" in after.stage.broken
     assert perform(Replace(DOC, cas, Body.STAGED)) == [Mismatch()]
+    perform(Replace(DOC, after.cas, Body.KEEP, after.stage))  # as a fence does
+    (moved,) = perform(Read(DOC))
+    assert isinstance(moved, Version)
+    assert moved.cas != after.cas
+    assert moved.stage == after.stage
 
 
 def test_what_other_programs_see_of_a_stage(server: CouchbaseServer, opened: Callable[..., Perform]) -> None:

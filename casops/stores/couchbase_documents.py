@@ -80,6 +80,7 @@ _EVERYTHING: Final = (
     field("$document.deleted", hidden=True),
 )
 _NO_STAGE: Final = (put("casops", "{}"), drop("casops"))  # a removal alone fails where none is
+_BY_NOBODY: Final = put("casops.c", "null")
 _WRITTEN_BY: Final = put("casops.c", '"${Mutation.CAS}"', macro=True)
 
 
@@ -206,7 +207,8 @@ _BROKEN: Final = (
 def _stage_specs(stage: Stage) -> tuple[Any, ...]:
     """The attribute, and in it the CAS that this very write gets."""
     body = "" if stage.body is None else f',"b":{stage.body}'
-    return put("casops", f'{{"m":{stage.meta}{body}}}'), _WRITTEN_BY
+    # One that is broken and only moved along (by a fence) stays broken.
+    return put("casops", f'{{"m":{stage.meta}{body}}}'), _WRITTEN_BY if stage.broken is None else _BY_NOBODY
 
 
 def _same(written_by: bytes | None, cas: int) -> bool:
