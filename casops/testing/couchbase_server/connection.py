@@ -79,6 +79,8 @@ class Connection(asyncio.Protocol):
         self._working = False
         # Requests under way that others may have to wait for.
         self._pending = 0
+        # The client does not read its answers; nothing is done for it before it does.
+        self._congested = False
         self._waiting: Request | None = None
         self._features: frozenset[int] = frozenset()
         self._scram: sasl.Scram | None = None
@@ -93,6 +95,13 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open.discard(self)
+
+    def pause_writing(self) -> None:
+        self._congested = True
+
+    def resume_writing(self) -> None:
+        self._congested = False
+        self._go_on_soon()
 
     def abort(self) -> None:
         """Reset it: what was not sent is not sent."""
@@ -135,7 +144,7 @@ class Connection(asyncio.Protocol):
     def _must_wait(self, request: Request) -> bool:
         """Some wait for everything before them even in unordered execution, as in the real service."""
         ordered = Feature.UNORDERED_EXECUTION not in self._features or request.opcode in BARRIERS
-        return self._pending > 0 and ordered
+        return (self._pending > 0 and ordered) or self._congested
 
     def _flush(self) -> None:
         if self._out and not self._transport.is_closing():
@@ -194,6 +203,9 @@ class Connection(asyncio.Protocol):
     def _done(self) -> None:
         """Something that others may have waited for has ended."""
         self._pending -= 1
+        self._go_on_soon()
+
+    def _go_on_soon(self) -> None:
         if self._waiting is not None:
             asyncio.get_running_loop().call_soon(self._go_on)
 

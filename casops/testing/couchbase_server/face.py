@@ -91,9 +91,10 @@ class Face(ABC):
         """With its scope, if that is new."""
         self.ask("add_collection", scope=scope, name=name)
 
-    def keys(self) -> list[str]:
+    @property
+    def live_keys(self) -> list[str]:
         """Of all documents, `scope.collection/key`; tombstones are none."""
-        return list(self.ask("keys"))
+        return list(self.ask("live_keys"))
 
     # ---- states
 

@@ -34,7 +34,7 @@ class Host:
         self._faults: list[Fault] = []
         self._commands: dict[str, Callable[..., Any]] = {
             "ports": lambda: self._service.topology.ports,
-            "keys": service.keys,
+            "live_keys": service.live_keys,
             "add_scope": service.collections.add_scope,
             "add_collection": self._add_collection,
             "add_fault": self._add_fault,

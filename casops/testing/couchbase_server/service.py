@@ -82,10 +82,10 @@ class Service:
         self.replicas = Replicas.ANSWER
         self._hanging: dict[Key, Hanging] = {}
 
-    def keys(self) -> list[str]:
+    def live_keys(self) -> list[str]:
         """Of all live documents: `scope.collection/key`."""
         paths = self.collections.paths()
-        return sorted(f"{paths[number]}/{key.decode()}" for number, key in self.documents.live_keys())
+        return sorted(f"{paths[number]}/{key.decode(errors='replace')}" for number, key in self.documents.live_keys())
 
     def refusal(self, key: Key) -> Answer | None:
         """Why a request for this key cannot be right, whatever it asks for."""
