@@ -43,6 +43,9 @@ _numbers: Final = itertools.count(1)
 
 OK: Final = Answer(Status.OK)
 
+# Bytes of answers that are sent together.  Once so many wait in the socket, too, nothing more is done for a client.
+FLUSH_AT = 64 << 10
+
 # What clients call exists.
 BARRIERS: Final = frozenset({Opcode.OBSERVE, Opcode.GET_META})
 
@@ -76,6 +79,7 @@ class Connection(asyncio.Protocol):
         self._number = next(_numbers)
         self._buffer = bytearray()
         self._out: list[bytes] = []
+        self._out_size = 0
         self._working = False
         # Requests under way that others may have to wait for.
         self._pending = 0
@@ -150,10 +154,12 @@ class Connection(asyncio.Protocol):
         if self._out and not self._transport.is_closing():
             self._transport.write(b"".join(self._out))
         self._out.clear()
+        self._out_size = 0
 
     def _send(self, frame: bytes) -> None:
         self._out.append(frame)
-        if not self._working:
+        self._out_size += len(frame)
+        if not self._working or self._out_size >= FLUSH_AT:
             self._flush()
 
     # ---- a request
