@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -327,3 +329,12 @@ def test_what_survived_a_loss_is_safe(server: CouchbaseServer, col: Any) -> None
     server.stop()
     assert server.start(lose=1) == 0
     assert server.live_keys == ["_default._default/k"]
+
+
+def test_stopping_ends_connections_that_came_at_the_last_moment(server: CouchbaseServer) -> None:
+    for _ in range(50):
+        with socket.create_connection(("127.0.0.1", server.ports[0]), 10) as it:
+            server.stop()
+            with contextlib.suppress(ConnectionResetError):
+                assert it.recv(1) == b""
+        server.start()

@@ -96,6 +96,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._open.add(self)
+        if not self._service.running:
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open.discard(self)

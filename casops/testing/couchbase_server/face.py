@@ -60,6 +60,11 @@ class Face(ABC):
         return list(self.ask("ports"))
 
     @property
+    def management_port(self) -> int:
+        """Over HTTP, for scopes and collections."""
+        return int(self.ask("management_port"))
+
+    @property
     def connection_string(self) -> str:
         """For the SDK."""
         return "couchbase://" + ",".join(f"{self._host}:{port}" for port in self.ports)

@@ -76,6 +76,8 @@ class Service:
         self.rules = Rules(seed)
         self.log = WireLog()
         self.steps: Steps | None = None
+        # The nodes listen; a connection that was accepted just before they stopped is none.
+        self.running = False
         # Values are accepted.
         self.traffic = True
         # Replicas acknowledge durable writes; are silent, so these hang; are missing, so these are impossible.
