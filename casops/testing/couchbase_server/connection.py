@@ -43,6 +43,9 @@ _numbers: Final = itertools.count(1)
 
 OK: Final = Answer(Status.OK)
 
+# Bytes of answers that are sent together.  Once so many wait in the socket, too, nothing more is done for a client.
+FLUSH_AT = 64 << 10
+
 # What clients call exists.
 BARRIERS: Final = frozenset({Opcode.OBSERVE, Opcode.GET_META})
 
@@ -76,9 +79,12 @@ class Connection(asyncio.Protocol):
         self._number = next(_numbers)
         self._buffer = bytearray()
         self._out: list[bytes] = []
+        self._out_size = 0
         self._working = False
         # Requests under way that others may have to wait for.
         self._pending = 0
+        # The client does not read its answers; nothing is done for it before it does.
+        self._congested = False
         self._waiting: Request | None = None
         self._features: frozenset[int] = frozenset()
         self._scram: sasl.Scram | None = None
@@ -90,9 +96,18 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._open.add(self)
+        if not self._service.running:
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open.discard(self)
+
+    def pause_writing(self) -> None:
+        self._congested = True
+
+    def resume_writing(self) -> None:
+        self._congested = False
+        self._go_on_soon()
 
     def abort(self) -> None:
         """Reset it: what was not sent is not sent."""
@@ -135,16 +150,18 @@ class Connection(asyncio.Protocol):
     def _must_wait(self, request: Request) -> bool:
         """Some wait for everything before them even in unordered execution, as in the real service."""
         ordered = Feature.UNORDERED_EXECUTION not in self._features or request.opcode in BARRIERS
-        return self._pending > 0 and ordered
+        return (self._pending > 0 and ordered) or self._congested
 
     def _flush(self) -> None:
         if self._out and not self._transport.is_closing():
             self._transport.write(b"".join(self._out))
         self._out.clear()
+        self._out_size = 0
 
     def _send(self, frame: bytes) -> None:
         self._out.append(frame)
-        if not self._working:
+        self._out_size += len(frame)
+        if not self._working or self._out_size >= FLUSH_AT:
             self._flush()
 
     # ---- a request
@@ -194,6 +211,9 @@ class Connection(asyncio.Protocol):
     def _done(self) -> None:
         """Something that others may have waited for has ended."""
         self._pending -= 1
+        self._go_on_soon()
+
+    def _go_on_soon(self) -> None:
         if self._waiting is not None:
             asyncio.get_running_loop().call_soon(self._go_on)
 

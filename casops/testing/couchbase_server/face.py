@@ -60,6 +60,11 @@ class Face(ABC):
         return list(self.ask("ports"))
 
     @property
+    def management_port(self) -> int:
+        """Over HTTP, for scopes and collections."""
+        return int(self.ask("management_port"))
+
+    @property
     def connection_string(self) -> str:
         """For the SDK."""
         return "couchbase://" + ",".join(f"{self._host}:{port}" for port in self.ports)
@@ -91,9 +96,10 @@ class Face(ABC):
         """With its scope, if that is new."""
         self.ask("add_collection", scope=scope, name=name)
 
-    def keys(self) -> list[str]:
+    @property
+    def live_keys(self) -> list[str]:
         """Of all documents, `scope.collection/key`; tombstones are none."""
-        return list(self.ask("keys"))
+        return list(self.ask("live_keys"))
 
     # ---- states
 

@@ -29,12 +29,12 @@ class Host:
         self._first_port = first_port
         self._listeners: list[asyncio.Server] = []
         self._connections: set[Connection] = set()
-        self._management = Management(service.collections, service.documents, service.topology, service.user,
-                                      service.password)  # fmt: skip
+        self._management = Management(service)
         self._faults: list[Fault] = []
         self._commands: dict[str, Callable[..., Any]] = {
             "ports": lambda: self._service.topology.ports,
-            "keys": service.keys,
+            "management_port": lambda: self._service.topology.management_port,
+            "live_keys": service.live_keys,
             "add_scope": service.collections.add_scope,
             "add_collection": self._add_collection,
             "add_fault": self._add_fault,
@@ -70,6 +70,7 @@ class Host:
         if self._listeners:
             raise ValueError("the server is running; stop it first")
         service = self._service
+        service.running = True
         lost = service.documents.lose(lose)
         topology = service.topology
         wanted = topology.ports or [self._first_port and self._first_port + index for index in range(topology.nodes)]
@@ -91,15 +92,14 @@ class Host:
 
     async def stop(self) -> None:
         """Reset all connections and listen no more; documents stay."""
+        self._service.running = False
         for listener in self._listeners:
-            listener.close()
+            await _close(listener)
         self._service.forget_hanging()
         self._end_steps()
         for connection in list(self._connections):
             connection.abort()
         self._management.abort()
-        for listener in self._listeners:
-            await listener.wait_closed()
         self._listeners.clear()
         while self._connections:
             await asyncio.sleep(0)
@@ -145,3 +145,13 @@ class Host:
         steps, self._service.steps = self._service.steps, None
         if steps is not None:
             steps.release()
+
+
+async def _close(listener: asyncio.Server) -> None:
+    """A connection that is being accepted while its server closes would stay open for ever: let it arrive first."""
+    loop = asyncio.get_running_loop()
+    for sock in listener.sockets:
+        loop.remove_reader(sock.fileno())
+    for _ in range(3):  # accepted -> task -> transport -> connection_made
+        await asyncio.sleep(0)
+    listener.close()

@@ -18,8 +18,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote
 
-from casops.testing.couchbase_server.documents import Documents
-from casops.testing.couchbase_server.topology import Collections, Topology
+from casops.testing.couchbase_server.service import Service
 
 # Bytes of a request's head, and of its form; the real ones have some hundreds.
 LARGEST_HEAD, LARGEST_FORM = 16 << 10, 64 << 10
@@ -40,15 +39,14 @@ class Malformed(Exception):
 
 
 class Management:
-    def __init__(
-        self, collections: Collections, documents: Documents, topology: Topology, user: str, password: str
-    ) -> None:
-        self._collections, self._documents, self._topology = collections, documents, topology
-        self._authorization = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._collections, self._documents = service.collections, service.documents
+        self._authorization = "Basic " + base64.b64encode(f"{service.user}:{service.password}".encode()).decode()
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def listen(self, port: int) -> asyncio.Server:
-        return await asyncio.start_server(self._serve, self._topology.host, port, limit=LARGEST_HEAD)
+        return await asyncio.start_server(self._serve, self._service.topology.host, port, limit=LARGEST_HEAD)
 
     def abort(self) -> None:
         for writer in list(self._writers):
@@ -57,7 +55,7 @@ class Management:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
-            while True:
+            while self._service.running:
                 async with asyncio.timeout(SLOWEST):
                     page = await _read(reader)
                 writer.write(_response(*self._answer(page)))
@@ -75,7 +73,7 @@ class Management:
             return HTTPStatus.UNAUTHORIZED, "wrong user or password"
         if page.parts[:3] != ["pools", "default", "buckets"] or page.parts[4:5] != ["scopes"]:
             return HTTPStatus.NOT_FOUND, "the test double has no such page"
-        if page.parts[3] != self._topology.bucket:
+        if page.parts[3] != self._service.topology.bucket:
             return HTTPStatus.NOT_FOUND, "Requested resource not found."
         try:
             return self._scopes(page.method, page.parts[5:], page.form.get("name", [""])[0])

@@ -76,16 +76,18 @@ class Service:
         self.rules = Rules(seed)
         self.log = WireLog()
         self.steps: Steps | None = None
+        # The nodes listen; a connection that was accepted just before they stopped is none.
+        self.running = False
         # Values are accepted.
         self.traffic = True
         # Replicas acknowledge durable writes; are silent, so these hang; are missing, so these are impossible.
         self.replicas = Replicas.ANSWER
         self._hanging: dict[Key, Hanging] = {}
 
-    def keys(self) -> list[str]:
+    def live_keys(self) -> list[str]:
         """Of all live documents: `scope.collection/key`."""
         paths = self.collections.paths()
-        return sorted(f"{paths[number]}/{key.decode()}" for number, key in self.documents.live_keys())
+        return sorted(f"{paths[number]}/{key.decode(errors='replace')}" for number, key in self.documents.live_keys())
 
     def refusal(self, key: Key) -> Answer | None:
         """Why a request for this key cannot be right, whatever it asks for."""
