@@ -13,7 +13,20 @@ from typing import Any
 
 import pytest
 
-from casops.messages import INTENTIONS, RESULTS, Forget, Insert, Key, Missing, Refused, Replace, Stage, Stored, Unknown
+from casops.messages import (
+    INTENTIONS,
+    RESULTS,
+    Forget,
+    Insert,
+    Key,
+    Missing,
+    Refused,
+    Replace,
+    Stage,
+    Stored,
+    StoreRequest,
+    Unknown,
+)
 from casops.stores.couchbase import CouchbaseStore
 from casops.stores.couchbase_calls import Calls, Lifetime, add_field, drop_field, put
 from casops.stores.couchbase_documents import refusal
@@ -139,7 +152,7 @@ def test_the_sdk_is_asked_for_nothing_that_could_overwrite() -> None:
     """A whole bucket that notes every call: the methods used, and the CAS or the semantics of each."""
     bucket = Noting()
     store = CouchbaseStore(bucket, Settings(durability="none"))
-    batch = [
+    batch: list[StoreRequest] = [
         Insert(DOC, "1"),
         Insert(DOC, "1", Stage("1", "2")),
         Insert(DOC, None, Stage("1", "2")),

@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from casops import (
     AsyncCasOps,
     CasOps,
     CasOpsError,
+    Document,
     Documents,
     InvalidDocument,
     InvariantViolation,
@@ -44,12 +46,13 @@ from tests.conftest import Face
 # A retention below 30 days, for which no clock has to be read.
 QUICK = Options(patience=0.05, poll=0.001, grace=0.0, retention=29 * 86_400)
 ALICE, BOB = Account.ref("alice"), Account.ref("bob")
+BINARY: Any = import_module("couchbase.transcoder").RawBinaryTranscoder()
 TRANSFER = Transfer(source="alice", target="bob", amount=30)
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[CouchbaseServer]:
-    with CouchbaseServer(scopes={"_default": ["casops", "accounts"]}) as server:
+    with CouchbaseServer(scopes={"_default": ["casops", "accounts", "tests"]}) as server:
         yield server
 
 
@@ -71,10 +74,10 @@ def prefix() -> str:
 
 @asynccontextmanager
 async def on(
-    server: CouchbaseServer, face: str, prefix: str, *, timeout: float = 5.0, **more: Any
+    server: CouchbaseServer, face: str, prefix: str, *, timeout: float = 5.0, collection: str = "", **more: Any
 ) -> AsyncIterator[Any]:
     """A front behind a face of coroutines."""
-    url = f"{server.url}?prefix={prefix}&timeout={timeout}"
+    url = f"{server.url}?prefix={prefix}&timeout={timeout}" + (f"&collection={collection}" if collection else "")
     front: Any = (CasOps if face == "sync" else AsyncCasOps).open(url, options=QUICK, **more)
     try:
         yield Face(front)
@@ -196,9 +199,7 @@ async def test_a_transfer_happens_once_whichever_of_its_requests_meets_a_fault(
 
 async def together(works: list[Callable[[int], Any]]) -> None:
     """Each in a thread of its own with a loop of its own, since the sync front blocks."""
-    await asyncio.gather(
-        *(asyncio.to_thread(lambda n=n, work=work: asyncio.run(work(n))) for n, work in enumerate(works))
-    )
+    await asyncio.gather(*(asyncio.to_thread(asyncio.run, work(number)) for number, work in enumerate(works)))
 
 
 @pytest.mark.parametrize("fault", ["reset_before", "reset_after"])
@@ -253,7 +254,7 @@ async def test_a_server_that_goes_away_in_the_middle_and_comes_back(
 ) -> None:
     async with on(server, face, prefix, timeout=0.3, operations=[Transfer]) as casops:
         await two_accounts(casops)
-        away = threading.Timer(0.05, lambda: (server.stop(), time.sleep(0.2), server.start(lose=5)))
+        away = threading.Timer(0.05, failover, [server])
         away.start()
         for number in range(60):
             transfer = Transfer(source="alice", target="bob", amount=1)
@@ -264,6 +265,12 @@ async def test_a_server_that_goes_away_in_the_middle_and_comes_back(
         assert (await casops.read(ALICE)).balance == 40
         assert (await casops.read(BOB)).balance == 60
         assert await casops.pending() == []
+
+
+def failover(server: CouchbaseServer) -> None:
+    server.stop()
+    time.sleep(0.2)
+    server.start(lose=5)
 
 
 async def test_a_store_that_is_away_is_an_error_of_ours_in_bounded_time(
@@ -303,13 +310,20 @@ async def test_a_document_over_20_mb_and_a_key_over_246_bytes(server: CouchbaseS
         with pytest.raises(StoreUnavailable, match="20 MiB of body and stage together"):
             await casops.run(TRANSFER, operation_id="u")
         assert (await casops.read(BOB)).balance == 30
+    async with on(server, face, prefix, collection="tests") as casops:
+        with pytest.raises(StoreUnavailable, match="the key is too long for Couchbase: 253 bytes, 246 are allowed"):
+            await casops.read(Far.ref("x" * 200))
     long = f"{prefix}{'p' * 20}"[:24]
-    with pytest.raises(UsageError, match="1 to 200 bytes"):
+    with pytest.raises(UsageError, match="200 bytes of UTF-8 at most"):
         Account.ref("x" * 201)
     async with on(server, face, long) as casops:
         for id in ("x" * 200, "é" * 100):
             await casops.run(Open(account=id), operation_id=f"open-{id}"[:200])
             assert (await casops.read(Account.ref(id))).balance == 0
+
+
+class Far(Document, collection="accounts-with-a-rather-long-name"):
+    pass
 
 
 class Note(Operation[None]):
@@ -392,18 +406,15 @@ async def test_a_client_that_overwrites_a_staged_document_is_told_loudly_and_not
 async def test_a_foreign_document_that_is_not_json_is_an_error_of_ours_and_stays_as_it_is(
     server: CouchbaseServer, face: str, prefix: str, body: bytes
 ) -> None:
-    from importlib import import_module
-
-    binary = import_module("couchbase.transcoder").RawBinaryTranscoder()
     async with on(server, face, prefix) as casops:
         await two_accounts(casops)
         with bucket_of(server) as bucket:
             collection = bucket.collection("accounts")
-            collection.upsert(f"{prefix}alice", body, options.UpsertOptions(transcoder=binary))
+            collection.upsert(f"{prefix}alice", body, options.UpsertOptions(transcoder=BINARY))
             for call in (lambda: casops.read(ALICE), lambda: casops.run(TRANSFER, operation_id="t")):
                 with pytest.raises(InvalidDocument, match="does not fit Account"):
                     await call()
-            assert collection.get(f"{prefix}alice", options.GetOptions(transcoder=binary)).value == body
+            assert collection.get(f"{prefix}alice", options.GetOptions(transcoder=BINARY)).value == body
         assert await casops.pending() == []
 
 
