@@ -155,9 +155,9 @@ async def test_a_replay_asks_twice_and_writes_nothing_that_stays(
         await two_accounts(casops)
         await casops.run(TRANSFER, operation_id="t")
     async with on(server, face, prefix) as casops:
-        keys = set(server.keys())
+        keys = set(server.live_keys())
         assert await casops.run(TRANSFER, operation_id="t") == Receipt(left=Decimal(70))
-    assert set(server.keys()) == keys
+    assert set(server.live_keys()) == keys
 
 
 # --- faults at every request --------------------------------------------------------------------------
@@ -311,7 +311,7 @@ async def test_a_document_over_20_mb_and_a_key_over_246_bytes(server: CouchbaseS
             await casops.run(TRANSFER, operation_id="u")
         assert (await casops.read(BOB)).balance == 30
     async with on(server, face, prefix, collection="tests") as casops:
-        with pytest.raises(StoreUnavailable, match="the key is too long for Couchbase: 253 bytes, 246 are allowed"):
+        with pytest.raises(StoreUnavailable, match="the key is too long for Couchbase: 2.. bytes, 246 are allowed"):
             await casops.read(Far.ref("x" * 200))
     long = f"{prefix}{'p' * 20}"[:24]
     with pytest.raises(UsageError, match="200 bytes of UTF-8 at most"):
@@ -411,9 +411,10 @@ async def test_a_foreign_document_that_is_not_json_is_an_error_of_ours_and_stays
         with bucket_of(server) as bucket:
             collection = bucket.collection("accounts")
             collection.upsert(f"{prefix}alice", body, options.UpsertOptions(transcoder=BINARY))
-            for call in (lambda: casops.read(ALICE), lambda: casops.run(TRANSFER, operation_id="t")):
-                with pytest.raises(InvalidDocument, match="does not fit Account"):
-                    await call()
+            with pytest.raises(InvalidDocument, match="does not fit Account"):
+                await casops.read(ALICE)
+            with pytest.raises(InvalidDocument, match="does not fit Account"):
+                await casops.run(TRANSFER, operation_id="t")
             assert collection.get(f"{prefix}alice", options.GetOptions(transcoder=BINARY)).value == body
         assert await casops.pending() == []
 
