@@ -155,9 +155,9 @@ async def test_a_replay_asks_twice_and_writes_nothing_that_stays(
         await two_accounts(casops)
         await casops.run(TRANSFER, operation_id="t")
     async with on(server, face, prefix) as casops:
-        keys = set(server.live_keys())
+        keys = set(server.live_keys)
         assert await casops.run(TRANSFER, operation_id="t") == Receipt(left=Decimal(70))
-    assert set(server.live_keys()) == keys
+    assert set(server.live_keys) == keys
 
 
 # --- faults at every request --------------------------------------------------------------------------
@@ -311,14 +311,14 @@ async def test_a_document_over_20_mb_and_a_key_over_246_bytes(server: CouchbaseS
             await casops.run(TRANSFER, operation_id="u")
         assert (await casops.read(BOB)).balance == 30
     async with on(server, face, prefix, collection="tests") as casops:
-        with pytest.raises(StoreUnavailable, match="the key is too long for Couchbase: 2.. bytes, 246 are allowed"):
+        with pytest.raises(StoreUnavailable, match="the key is too long for Couchbase"):
             await casops.read(Far.ref("x" * 200))
     long = f"{prefix}{'p' * 20}"[:24]
     with pytest.raises(UsageError, match="200 bytes of UTF-8 at most"):
         Account.ref("x" * 201)
     async with on(server, face, long) as casops:
         for id in ("x" * 200, "é" * 100):
-            await casops.run(Open(account=id), operation_id=f"open-{id}"[:200])
+            await casops.run(Open(account=id), operation_id=id)
             assert (await casops.read(Account.ref(id))).balance == 0
 
 

@@ -180,7 +180,7 @@ def test_what_is_missing_is_created_on_request_by_several_at_once(server: Couchb
     for thread in threads:
         thread.join()
     assert failures == []
-    assert {"fresh.accounts/0", "kept.records/_casops.results/0"} <= set(server.live_keys())
+    assert {"fresh.accounts/0", "kept.records/_casops.results/0"} <= set(server.live_keys)
     open_store(server.url + "?scope=fresh&records=kept.more&collection=all&create=true").close()
 
 
@@ -247,7 +247,7 @@ def test_documents_are_plain_json_under_their_own_names(
     perform(Insert(DOC, '{"balance": "5"}'), Insert(Key(RESULTS, "op"), "{}"), Insert(Key(INTENTIONS, "op"), "{}"))
     shard = f"p-_casops.intentions/{shard_of('op'):02}"
     written = {"app.accounts/p-alice", "_default.casops/p-_casops.results/op", f"_default.casops/{shard}"}
-    assert written <= set(server.live_keys())
+    assert written <= set(server.live_keys)
     with client(server) as bucket:
         assert bucket.scope("app").collection("accounts").get("p-alice").value == {"balance": "5"}
         assert "op" in bucket.collection("casops").get(shard).value
