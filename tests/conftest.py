@@ -13,7 +13,7 @@ from casops import AsyncCasOps, CasOps, Options
 from casops.stores import Store
 from casops.stores.memory import AsyncMemoryStore, MemoryStore
 from casops.stores.opening import open_store
-from tests.couchbase import Couchbase, couchbase_for_tests
+from tests.couchbase import Couchbase, couchbase_for_tests, shared_couchbase
 
 # Short, so that a test which has to wait for a dead worker does not wait long; nothing else changes.
 QUICK = Options(patience=0.05, poll=0.001, grace=0.0)
@@ -75,6 +75,15 @@ def couchbase() -> Iterator[Couchbase]:
     """The double, or a real cluster; see tests/couchbase.py."""
     with couchbase_for_tests() as couchbase:
         yield couchbase
+
+
+@pytest.fixture
+def couchbase_url() -> Iterator[str]:
+    """A store that several processes share: the double in a process of its own, or the real cluster."""
+    with shared_couchbase() as couchbase:
+        prefix = couchbase.new_prefix()
+        yield couchbase.url(prefix)
+        couchbase.forget(prefix)
 
 
 @pytest.fixture(

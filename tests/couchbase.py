@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 
 from casops.stores.couchbase_opening import read_url
 from casops.stores.couchbase_sdk import auth, cluster, exceptions, options
-from casops.testing.couchbase_server import CouchbaseServer
+from casops.testing.couchbase_server import CouchbaseProcess, CouchbaseServer
 
 REAL = os.environ.get("CASOPS_TEST_COUCHBASE")
 
@@ -32,7 +32,7 @@ class Couchbase:
     """Where tests may write.  `server`: the double, or None."""
 
     base: str  # URL without options
-    server: CouchbaseServer | None
+    server: CouchbaseServer | CouchbaseProcess | None
 
     def url(self, prefix: str, **options: str) -> str:
         return f"{self.base}?{urlencode({'collection': 'tests', 'prefix': prefix, **options})}"
@@ -73,4 +73,14 @@ def couchbase_for_tests(**how: Any) -> Iterator[Couchbase]:
         yield Couchbase(REAL, None)
         return
     with CouchbaseServer(scopes=COLLECTIONS, **how) as server:
+        yield Couchbase(server.url, server)
+
+
+@contextmanager
+def shared_couchbase() -> Iterator[Couchbase]:
+    """For several processes: the double does not share the interpreter of the tests."""
+    if REAL:
+        yield Couchbase(REAL, None)
+        return
+    with CouchbaseProcess(scopes=COLLECTIONS) as server:
         yield Couchbase(server.url, server)
