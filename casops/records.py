@@ -150,6 +150,15 @@ def decode_intention(text: str | None, operation_id: str) -> Intention:
     return _decode(Intention, text, "intention", operation_id)
 
 
+def check_sound(key: Key, version: Version) -> None:
+    """Before a stage is built on, settled or shown: raises InvariantViolation where the store calls it broken.
+
+    Who only wants to know whether an attempt has landed need not ask: that it has is as true as before.
+    """
+    if version.stage is not None and version.stage.broken is not None:
+        raise InvariantViolation(f"{key}: {version.stage.broken}")
+
+
 def stage_of(key: Key, version: Version) -> StageMeta | None:
     """The description of the stage a version carries, or None."""
     return None if version.stage is None else _decode_stage(version.stage.meta, key)

@@ -15,7 +15,7 @@ from casops.messages import Insert, Key, Missing, Remove, Replace, Stage, Steps,
 from casops.protocol.environment import Environment, Found
 from casops.protocol.fate import Standing, Suspect, decide
 from casops.protocol.work import Value
-from casops.records import StageMeta, encode, stage_of
+from casops.records import StageMeta, check_sound, encode, stage_of
 
 
 class Moved(Exception):
@@ -58,6 +58,7 @@ def resolve(environment: Environment, asker: Asker, key: Key, found: Found) -> S
     """
     if isinstance(found, Missing):
         return Document(found, Value(None))
+    check_sound(key, found)
     meta = stage_of(key, found)
     if meta is None or found.stage is None:
         return Document(found, Value(found.body, found.expires))
@@ -114,6 +115,7 @@ def settling(key: Key, version: Version, *, committed: bool) -> StoreRequest:
 
     The document gets back the expiry of its own that the stage remembers.
     """
+    check_sound(key, version)
     meta = stage_of(key, version)
     if meta is None or version.stage is None:
         raise InvariantViolation(f"there is no stage on {key} to settle")
