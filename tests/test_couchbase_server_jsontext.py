@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from casops.testing.couchbase_server import jsontext
-from casops.testing.couchbase_server.jsontext import Name, PathFailure, parse_path
+from casops.testing.couchbase_server.paths import Name, PathFailure, parse_path
 from casops.testing.couchbase_server.virtual import crc32c
 from casops.testing.couchbase_server.wire import Status
 
@@ -117,6 +117,10 @@ CHANGES: list[tuple[str, int, str, str, bool, str | Status]] = [
     ("[1,2]", jsontext.ADD_UNIQUE, "", "3", False, "[1,2,3]"),
     ("[1,2]", jsontext.ADD_UNIQUE, "", "2", False, Status.PATH_EXISTS),
     ("[1,true]", jsontext.ADD_UNIQUE, "", "1.0", False, "[1,true,1.0]"),
+    ("[1]", jsontext.ADD_UNIQUE, "", "2,3", False, Status.VALUE_CANNOT_INSERT),
+    ("[1]", jsontext.PUSH_LAST, "", "", False, Status.VALUE_CANNOT_INSERT),
+    ("[1]", jsontext.PUSH_LAST, "", "1],[2", False, Status.VALUE_CANNOT_INSERT),
+    ('{"a":1,"a":{"b":2}}', jsontext.UPSERT, "a.b", "3", False, Status.DOCUMENT_NOT_JSON),
     ("[[]]", jsontext.ADD_UNIQUE, "", "3", False, Status.PATH_MISMATCH),
     ("[1,3]", jsontext.ARRAY_INSERT, "[1]", "2", False, "[1,2,3]"),
     ("[1]", jsontext.ARRAY_INSERT, "[1]", "2", False, "[1,2]"),

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from casops.testing.couchbase_server import jsontext
 from casops.testing.couchbase_server.answers import Answer, Write
 from casops.testing.couchbase_server.documents import Documents, Key, Version, too_big
-from casops.testing.couchbase_server.jsontext import Name, PathFailure, Step
+from casops.testing.couchbase_server.paths import LONGEST_PATH, Name, PathFailure, Step, parse_path
 from casops.testing.couchbase_server.virtual import swapped, virtual
 from casops.testing.couchbase_server.whole import IN_PROGRESS, LOCKED, NOT_FOUND, held, shown_cas
 from casops.testing.couchbase_server.wire import U32, Request, Status
@@ -84,7 +84,7 @@ def _specs(request: Request, form: struct.Struct, known: frozenset[int]) -> list
 
 
 def _checked(spec: Spec, before: list[Spec]) -> Spec:
-    if len(spec.path.encode()) > jsontext.LONGEST_PATH:
+    if len(spec.path.encode()) > LONGEST_PATH:
         raise Refused(Status.INVALID)
     whole = spec.opcode in (GET_DOC, SET_DOC, REMOVE_DOC)
     if whole == bool(spec.path) and spec.opcode not in (jsontext.PUSH_LAST, jsontext.PUSH_FIRST, jsontext.ADD_UNIQUE):
@@ -103,7 +103,7 @@ def _checked(spec: Spec, before: list[Spec]) -> Spec:
 
 def _attribute(path: str) -> tuple[str, tuple[Step, ...]]:
     """The name of an attribute and the steps of the whole path.  Raises PathFailure."""
-    steps = jsontext.parse_path(path)
+    steps = parse_path(path)
     first = steps[0]
     if not isinstance(first, Name):
         raise PathFailure(Status.PATH_INVALID)
@@ -146,7 +146,7 @@ def _found(documents: Documents, version: Version, spec: Spec) -> bytes:
             raise PathFailure(Status.PATH_NOT_FOUND)
         return version.body
     else:
-        text, steps = _text(version.body), jsontext.parse_path(spec.path)
+        text, steps = _text(version.body), parse_path(spec.path)
     if spec.opcode == COUNT:
         return str(jsontext.count(text, steps)).encode()
     found = jsontext.get(text, steps)
@@ -282,7 +282,7 @@ class Change:
             text = self._changed(index, spec, _wrapped(self.attributes, steps), steps)
             self._set_attribute(steps[0], text)
         else:
-            steps = jsontext.parse_path(spec.path)
+            steps = parse_path(spec.path)
             self.body = self._changed(index, spec, _text(self.body), steps).encode()
 
     def _changed(self, index: int, spec: Spec, text: str, steps: tuple[Step, ...]) -> str:
