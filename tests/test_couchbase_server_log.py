@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -68,7 +69,7 @@ def test_steps_of_the_sync_sdk(server: Face) -> None:
             for key in keys[:3]:
                 col.get(key)
         assert [[seen.key for seen in step] for step in steps.requests] == [["k0"], ["k1"], ["k2"]]
-        with server.steps() as steps, ThreadPoolExecutor(16) as pool:
+        with server.steps(quiet=1) as steps, ThreadPoolExecutor(16) as pool:
             list(pool.map(col.get, keys))
         assert steps.count == 1
 
@@ -216,3 +217,20 @@ def test_a_failure_of_the_double_itself_is_told() -> None:
     server.ask("ports")
     with pytest.raises(RuntimeError, match="itself failed 1 times"):
         server.close()
+
+
+ORPHAN = """
+import os
+from casops.testing import CouchbaseProcess
+print(CouchbaseProcess().pid, flush=True)
+os._exit(0)
+"""
+
+
+def test_a_process_ends_with_the_one_that_started_it() -> None:
+    run = subprocess.run([sys.executable, "-c", ORPHAN], capture_output=True, text=True, timeout=60, check=True)
+    for _ in range(1_000):
+        if not Path(f"/proc/{run.stdout.strip()}").exists():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it still runs")
