@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-service test check format clean explore simulate mutants soak
+.PHONY: demo demo-service test check format clean explore simulate mutants soak bench
 
 demo: .venv/demo.installed  ## balance transfer for real: workers are killed, the books are proved
 	$(BIN)/python -m examples.balance_transfer chaos
@@ -33,6 +33,9 @@ MINUTES ?= 60
 soak: .venv/dev.installed  ## real processes, killed with SIGKILL: make soak MINUTES=n
 	$(BIN)/python -m casops.testing soak --minutes $(MINUTES)
 	$(BIN)/python -m casops.testing simulate --first 1000000 --seeds $$(( $(MINUTES) * 5000 ))
+
+bench: .venv/bench.installed  ## beside other systems, in one run: make bench; only whether it works and counts: make bench SHORT=1
+	$(BIN)/python -m benchmarks $(if $(SHORT),--short) $(PARTS)
 
 format: .venv/dev.installed
 	$(BIN)/ruff check --fix .

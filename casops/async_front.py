@@ -26,7 +26,7 @@ from casops.options import Options
 from casops.outcome import Outcome, Pending, Recovery, Snapshot
 from casops.protocol.execution import Ended
 from casops.protocol.together import together
-from casops.stores import AsyncStore
+from casops.stores import AsyncConversingStore, AsyncStore
 from casops.stores.opening import open_async_store
 from casops.turns import Turns
 
@@ -46,6 +46,7 @@ class AsyncCasOps:
     ) -> None:
         self._engine = Engine(options or Options(), operations, worker or worker_name())
         self._store = store
+        self._converses = isinstance(store, AsyncConversingStore)  # has one writer at a time: no turns are needed
         self._turns = Turns()
         self._settler = AsyncSettler(self._engine, store)
         self._closed = False
@@ -78,9 +79,13 @@ class AsyncCasOps:
         """See CasOps.execute."""
         self._check_open()
         work = self._engine.work(operation, operation_id)
-        async with self._turn(work.declared):
-            outcome, ended = await adrive(self._engine.execute(work, operation_id), self._store)
-        await self._settler.add(ended)
+        if self._converses:
+            outcome, unsettled = await adrive(self._engine.execute_at_once(work, operation_id), self._store)
+        else:
+            async with self._turn(work.declared):
+                outcome, unsettled = await adrive(self._engine.execute(work, operation_id), self._store)
+        if unsettled is not None:
+            await self._settler.add(unsettled)
         return outcome
 
     async def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
@@ -163,8 +168,8 @@ class AsyncSettler:
 
     async def add(self, ended: Ended) -> None:
         """Have it settled; by the caller itself if too many wait already."""
-        if ended.record.settled and not ended.listed:
-            return  # somebody has put it away
+        if ended.put_away:
+            return  # somebody has done it
         if len(self._waiting) >= self._engine.options.settle_queue:
             await self._settle([ended])
             return

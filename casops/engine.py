@@ -5,12 +5,13 @@ Must not be in here: I/O, threads, asyncio.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Generator, Iterable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from casops.business import OperationWork, decode_result
+from casops.conversations import Wish, at_once
 from casops.documents import D, Document, Ref, load
 from casops.errors import (
     CasOpsError,
@@ -70,6 +71,22 @@ class Engine:
     def execute(self, work: OperationWork[R], operation_id: str) -> Steps[tuple[Outcome[R], Ended]]:
         ended = yield from Execution(self.environment(), operation_id, work).run()
         return self._outcome(ended, work), ended
+
+    def execute_at_once(
+        self, work: OperationWork[R], operation_id: str
+    ) -> Generator[Wish, Any, tuple[Outcome[R], Ended | None]]:
+        """As execute, for a ConversingStore.  None instead of what is to be settled: it is."""
+        return at_once(lambda: self._execute_and_settle(work, operation_id), lambda: self.execute(work, operation_id))
+
+    def _execute_and_settle(self, work: OperationWork[R], operation_id: str) -> Steps[tuple[Outcome[R], Ended | None]]:
+        ended = yield from Execution(self.environment(), operation_id, work).run(look_first=True)
+        unsettled: Ended | None = None
+        if not ended.put_away:
+            try:
+                yield from self.settle(ended)
+            except Exception:  # noqa: BLE001 - settling is a courtesy; the answer stands
+                unsettled = ended
+        return self._outcome(ended, work), unsettled
 
     def outcome(self, operation_id: str) -> Steps[Outcome[Any] | Pending | None]:
         found = yield from self._asking(sweeping.look_up(self.environment(), check_id(operation_id)), operation_id)

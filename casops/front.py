@@ -25,7 +25,7 @@ from casops.options import Options
 from casops.outcome import Outcome, Pending, Recovery, Snapshot
 from casops.protocol.execution import Ended
 from casops.protocol.together import together
-from casops.stores import Store
+from casops.stores import ConversingStore, Store
 from casops.stores.opening import open_store
 from casops.turns import Turns
 
@@ -54,6 +54,7 @@ class CasOps:
     ) -> None:
         self._engine = Engine(options or Options(), operations, worker or worker_name())
         self._store = store
+        self._converses = isinstance(store, ConversingStore)  # has one writer at a time: no turns are needed
         self._turns = Turns()
         self._turns_lock = threading.Lock()
         self._settler = Settler(self._engine, store)
@@ -97,9 +98,13 @@ class CasOps:
         """
         self._check_open()
         work = self._engine.work(operation, operation_id)
-        with self._turn(work.declared):
-            outcome, ended = drive(self._engine.execute(work, operation_id), self._store)
-        self._settler.add(ended)
+        if self._converses:
+            outcome, unsettled = drive(self._engine.execute_at_once(work, operation_id), self._store)
+        else:
+            with self._turn(work.declared):
+                outcome, unsettled = drive(self._engine.execute(work, operation_id), self._store)
+        if unsettled is not None:
+            self._settler.add(unsettled)
         return outcome
 
     def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
@@ -193,8 +198,8 @@ class Settler:
 
     def add(self, ended: Ended) -> None:
         """Have it settled; by the caller itself if too many wait already."""
-        if ended.record.settled and not ended.listed:
-            return  # somebody has put it away
+        if ended.put_away:
+            return  # somebody has done it
         with self._changed:
             accepted = len(self._waiting) < self._engine.options.settle_queue and not self._closing
             if accepted:

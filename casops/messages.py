@@ -53,11 +53,13 @@ class Stage:
     """The one hidden attribute of a document: what an attempt puts beside the current value.
 
     `meta` is JSON text written by casops.records; `body` is the JSON text of the document as it
-    would become, or None where it would be absent.
+    would become, or None where it would be absent.  `broken`: why the store says that it no longer fits its
+    document (a program that does not know of stages wrote it); nobody may build on it.
     """
 
     meta: str
     body: str | None
+    broken: str | None = None
 
 
 # --- store requests ---------------------------------------------------------------------------

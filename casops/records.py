@@ -8,6 +8,7 @@ Must not be in here: decisions.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -111,6 +112,10 @@ class StageMeta(_Stored):
     participants: tuple[Key, ...]
     expires: int | None = None  # the document's own expiry, given back when the stage is settled
 
+    def expiring(self, expires: int | None) -> StageMeta:
+        """The same, on a document with this expiry."""
+        return self if expires is None else self.model_copy(update={"expires": expires})
+
 
 def result_key(operation_id: str) -> Key:
     return Key(RESULTS, operation_id)
@@ -145,8 +150,22 @@ def decode_intention(text: str | None, operation_id: str) -> Intention:
     return _decode(Intention, text, "intention", operation_id)
 
 
+def check_sound(key: Key, version: Version) -> None:
+    """Before a stage is built on, settled or shown: raises InvariantViolation where the store calls it broken.
+
+    Who only wants to know whether an attempt has landed need not ask: that it has is as true as before.
+    """
+    if version.stage is not None and version.stage.broken is not None:
+        raise InvariantViolation(f"{key}: {version.stage.broken}")
+
+
 def stage_of(key: Key, version: Version) -> StageMeta | None:
     """The description of the stage a version carries, or None."""
-    if version.stage is None:
-        return None
-    return _decode(StageMeta, version.stage.meta, f"stage on {key}", None)
+    return None if version.stage is None else _decode_stage(version.stage.meta, key)
+
+
+# The stages of one operation have one text, which names all its documents, and each is looked at several times.
+# Texts kept: those of some operations at once.  One has 13 KB at most (casops.protocol.limits).
+@lru_cache(maxsize=128)
+def _decode_stage(text: str, key: Key) -> StageMeta:
+    return _decode(StageMeta, text, f"stage on {key}", None)

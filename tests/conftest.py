@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from casops import AsyncCasOps, CasOps, Options
 from casops.stores import Store
 from casops.stores.memory import AsyncMemoryStore, MemoryStore
 from casops.stores.opening import open_store
+from tests.couchbase import Couchbase, couchbase_for_tests, shared_couchbase
 
 # Short, so that a test which has to wait for a dead worker does not wait long; nothing else changes.
 QUICK = Options(patience=0.05, poll=0.001, grace=0.0)
@@ -21,10 +22,10 @@ QUICK = Options(patience=0.05, poll=0.001, grace=0.0)
 class Bank:
     """One store, opened as often as a test likes; every method of a front is awaitable."""
 
-    def __init__(self, kind: str, face: str, folder: Path) -> None:
+    def __init__(self, kind: str, face: str, url: str) -> None:
         self.kind, self.face = kind, face
         self._memory = MemoryStore()
-        self._url = f"sqlite:///{folder}/bank.db"
+        self._url = url
         self._open: list[Any] = []
 
     def open(self, options: Options = QUICK, **more: Any) -> Any:
@@ -69,9 +70,35 @@ class Face:
         return call
 
 
-@pytest.fixture(params=["memory-sync", "memory-async", "sqlite-sync", "sqlite-async"])
+@pytest.fixture(scope="session")
+def couchbase() -> Iterator[Couchbase]:
+    """The double, or a real cluster; see tests/couchbase.py."""
+    with couchbase_for_tests() as couchbase:
+        yield couchbase
+
+
+@pytest.fixture
+def couchbase_url() -> Iterator[str]:
+    """A store that several processes share: the double in a process of its own, or the real cluster."""
+    with shared_couchbase() as couchbase:
+        prefix = couchbase.new_prefix()
+        yield couchbase.url(prefix)
+        couchbase.forget(prefix)
+
+
+@pytest.fixture(
+    params=["memory-sync", "memory-async", "sqlite-sync", "sqlite-async", "couchbase-sync", "couchbase-async"]
+)
 async def bank(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bank]:
     kind, face = str(request.param).split("-")
-    bank = Bank(kind, face, tmp_path)
+    if kind != "couchbase":
+        bank = Bank(kind, face, f"sqlite:///{tmp_path}/bank.db")
+        yield bank
+        await bank.close()
+        return
+    couchbase: Couchbase = request.getfixturevalue("couchbase")
+    prefix = couchbase.new_prefix()
+    bank = Bank(kind, face, couchbase.url(prefix))
     yield bank
     await bank.close()
+    couchbase.forget(prefix)

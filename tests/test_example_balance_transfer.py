@@ -82,17 +82,18 @@ def run(
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
-def bank(folder: Path) -> CasOps:
-    return open_bank(f"sqlite:///{folder / 'bank.db'}")
+def bank(where: Path | str) -> CasOps:
+    """The bank in a folder, or of a URL."""
+    return open_bank(where if isinstance(where, str) else f"sqlite:///{where / 'bank.db'}")
 
 
-def the_books(folder: Path, file: Path, opening: Decimal = OPENING) -> Counter[str]:
+def the_books(where: Path | str, file: Path, opening: Decimal = OPENING) -> Counter[str]:
     """Compare every balance with what the orders that were not declined make of it.  Gives the statuses."""
     with file.open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     cents = {row["source"]: int(opening * 100) for row in rows}
     statuses: Counter[str] = Counter()
-    with bank(folder) as casops:
+    with bank(where) as casops:
         for row in rows:
             outcome = casops.outcome(row["payment_id"])
             assert isinstance(outcome, Outcome), row
@@ -536,20 +537,25 @@ def payment_orders() -> Path:
     return file
 
 
-def test_real_orders_while_workers_are_killed_and_then_imported_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "couchbase"])
+def test_real_orders_while_workers_are_killed_and_then_imported_again(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
     file = payment_orders()
-    done = run("chaos", file, "--kills", "20", "--store", "sqlite:///bank.db", cwd=tmp_path, seconds=400)
+    url = "sqlite:///bank.db" if kind == "sqlite" else request.getfixturevalue("couchbase_url")
+    books: Path | str = tmp_path if kind == "sqlite" else url
+    done = run("chaos", file, "--kills", "20", "--store", url, cwd=tmp_path, seconds=900)
     assert (done.status, done.err) == (0, "")
     assert done.count("workers killed") == 20
     assert done.figure("sum of all balances before") == done.figure("sum of all balances after") == 3758 * OPENING
-    statuses = the_books(tmp_path, file)
+    statuses = the_books(books, file)
     assert statuses.total() == 6471
     assert statuses["declined"] > 1000
     assert (done.count("applied"), done.count("declined")) == (statuses["applied"], statuses["declined"])
 
-    again = run("import", file, "--store", "sqlite:///bank.db", cwd=tmp_path, seconds=400)
+    again = run("import", file, "--store", url, cwd=tmp_path, seconds=900)
     assert (again.status, again.err) == (0, "")
     assert (again.count("applied"), again.count("declined"), again.count("replayed")) == (0, 0, 6471)
     assert again.count("accounts opened") == 0
     assert again.figure("sum of all balances before") == again.figure("sum of all balances after") == 3758 * OPENING
-    assert the_books(tmp_path, file) == statuses
+    assert the_books(books, file) == statuses

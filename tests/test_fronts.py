@@ -26,7 +26,7 @@ from casops import (
     UsageError,
     new_operation_id,
 )
-from casops.drivers import local_reply
+from casops.local import local_reply
 from casops.messages import Body, Insert, Read, Replace, Version
 from casops.protocol.execution import Execution
 from tests.bank import MENDED, Account, Broken, Close, Echo, Open, Overdraw, Receipt, Transfer
@@ -353,6 +353,8 @@ async def test_a_full_settling_queue_makes_callers_settle(bank: Bank) -> None:
     assert cell.stage is None
 
 
+# A file has one writer at a time: nobody can change a document in the middle of an attempt.
+@pytest.mark.parametrize("bank", ["memory-sync", "memory-async"], indirect=True)
 async def test_contended_is_said_in_the_end(bank: Bank) -> None:
     casops = await opened(bank, options=Options(attempts=2, poll=0.0, patience=0.0))
 

@@ -485,3 +485,29 @@ def test_settling_does_not_ask_a_store_in_trouble_without_pause(trouble: Unknown
             )
         assert asked < 200
         assert isinstance(worker.error, TimeUp | StoreFailed)
+
+
+# --- a document that another program wrote while it was staged ------------------------------------
+
+
+def test_a_broken_stage_still_counts_as_landed_but_nobody_builds_on_it_settles_it_or_shows_it() -> None:
+    world = World(a=5, b=5)
+    ended = world.run("i", move("a", "b", 1))
+    before = world.version(n("a"))
+    assert before is not None
+    assert before.stage is not None
+    broken = Stage(before.stage.meta, before.stage.body, "written by another program")
+    world.store.perform([Replace(n("a"), before.cas, "17", broken)])
+
+    with pytest.raises(InvariantViolation, match="n/a: written by another program"):
+        reader(world, "a").finish(world.store)
+    with pytest.raises(InvariantViolation, match="written by another program"):
+        world.run("j", add("a", 1))
+    with pytest.raises(InvariantViolation, match="written by another program"):
+        world.settle(ended)
+    # The other document is not held up, and the operation counts as what it was answered as.
+    assert reader(world, "b").finish(world.store) == "6"
+    record = world.record("i")
+    assert record is not None
+    assert record.state == "committed"
+    assert world.body("a") == 17

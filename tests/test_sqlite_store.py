@@ -96,10 +96,12 @@ def connection_of(store: SqliteStore) -> sqlite3.Connection:
     return store._connection
 
 
-def trace(store: SqliteStore) -> list[str]:
-    """The statements the store gives to SQLite from now on."""
+def trace(store: SqliteStore, *, reading: bool = False) -> list[str]:
+    """The statements of one of its connections from now on."""
+    connection = store._reader if reading else store._connection
+    assert connection is not None
     statements: list[str] = []
-    connection_of(store).set_trace_callback(statements.append)
+    connection.set_trace_callback(statements.append)
     return statements
 
 
@@ -267,8 +269,10 @@ def test_a_group_that_only_reads_takes_no_lock_and_writes_nothing(path: Path, st
     stored(store, Insert(DOC, "1"))
     log = path.with_name("bank.db-wal")
     before = log.read_bytes()
-    statements = trace(store)
+    store.perform([Read(DOC)])
+    statements, writer = trace(store, reading=True), trace(store)
     store.perform([Read(DOC), Scan(), Read(Key("a", "b"))])
+    assert writer == []
     assert [word for word in statements if word.startswith(("BEGIN", "COMMIT"))] == ["BEGIN", "COMMIT"]
     assert not any(word.startswith(("INSERT", "UPDATE", "DELETE")) for word in statements)
     assert log.read_bytes() == before
@@ -472,10 +476,38 @@ def test_an_error_is_refused_or_unknown_and_the_store_goes_on(
 
 
 def test_an_error_of_commit_after_mere_reading_is_no_doubt(store: SqliteStore) -> None:
-    seeded: Any = Failing(connection_of(store), "COMMIT", sqlite3.SQLITE_IOERR, done=False)
-    store._connection = seeded
+    assert ask(store, Read(DOC)) == Missing()
+    for each in ("_connection", "_reader"):
+        setattr(store, each, Failing(getattr(store, each), "COMMIT", sqlite3.SQLITE_IOERR, done=False))
     assert isinstance(ask(store, Read(DOC)), Refused)
     assert ask(store, Read(DOC)) == Missing()
+
+
+def test_a_reader_in_trouble_leaves_it_to_the_writer(store: SqliteStore) -> None:
+    stored(store, Insert(DOC, "1"))
+    assert body(store) == "1"
+    reader: Any = Failing(getattr(store, "_reader"), "BEGIN", sqlite3.SQLITE_IOERR, done=False)  # noqa: B009
+    store._reader = reader
+    assert body(store) == "1"
+    assert body(store) == "1"
+    assert store._reader is not reader
+
+
+def test_reading_does_not_wait_for_those_who_write(path: Path, store: SqliteStore, other: sqlite3.Connection) -> None:
+    stored(store, Insert(DOC, "1"))
+    answered: list[Reply] = []
+
+    def read() -> None:
+        answered.append(ask(store, Read(DOC)))
+        other.execute("ROLLBACK")
+
+    other.execute("BEGIN IMMEDIATE")
+    writer = threading.Thread(target=lambda: answered.append(ask(store, Insert(Key("a", "1"), "x"))))
+    writer.start()
+    eventually(lambda: store._leading)
+    read()
+    writer.join()
+    assert [type(each) for each in answered] == [Version, Stored]
 
 
 def test_a_full_database_refuses_the_whole_group_and_keeps_what_it_has(path: Path, store: SqliteStore) -> None:

@@ -8,6 +8,7 @@ Must not be in here: what only one store promises (tests/test_sqlite_store.py).
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -40,24 +41,29 @@ from casops.messages import (
 )
 from casops.stores import AsyncStore, Store
 from casops.stores.memory import AsyncMemoryStore, MemoryStore
+from casops.stores.opening import open_async_store, open_store
 from casops.stores.rows import MAX_BYTES, MAX_SECONDS, PAGE_ENTRIES, decide
 from casops.stores.sqlite import AsyncSqliteStore, SqliteStore
+from tests.couchbase import Couchbase, couchbase_for_tests
 
 DOC = Key("accounts", "alice")
 OTHER = Key("accounts", "bob")
 RECORD = Key(RESULTS, "op-1")
-STAGE = Stage("meta", "staged")
-STAGED_ABSENT = Stage("meta", None)
-START = 1_000_000
+STAGE = Stage('{"of":1}', '"staged"')
+STAGED_ABSENT = Stage('{"of":1}', None)
+START = 1_800_000_000  # an expiry below 30 days would be taken for seconds from now
 TOMBSTONES = 1000
 
 
 class Bench:
     """A store under test, behind one of its fronts, and its clock."""
 
-    def __init__(self, perform: Callable[[Sequence[StoreRequest]], list[Reply]], clock: list[float]) -> None:
+    def __init__(
+        self, perform: Callable[[Sequence[StoreRequest]], list[Reply]], clock: list[float] | None, *, rows: bool
+    ) -> None:
         self.batch = perform
         self._clock = clock
+        self.rows = rows  # by the rules of casops.stores.rows, which promise more than a store must
 
     def ask(self, request: StoreRequest) -> Reply:
         (reply,) = self.batch((request,))
@@ -75,18 +81,71 @@ class Bench:
         return reply
 
     def advance(self, seconds: float) -> None:
+        if self._clock is None:
+            pytest.skip("the clock of a real server cannot be moved")
         self._clock[0] += seconds
 
 
-@pytest.fixture(params=["memory", "sqlite", "memory async", "sqlite async"])
+ROWS = ["memory", "sqlite", "memory async", "sqlite async"]
+
+
+@pytest.fixture(params=[*ROWS, "couchbase", "couchbase async"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    if request.param in ROWS:
+        yield from bench_of_rows(request.param, tmp_path)
+    else:
+        couchbase = request.getfixturevalue("couchbase_by_hand")
+        yield from bench_on_couchbase(request.param, couchbase, request.getfixturevalue("couchbase_clock"))
+
+
+@pytest.fixture(params=ROWS)
+def rows_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    """For what a store of rows promises beyond that: the order of a Scan, texts that are not JSON, its own clock."""
+    yield from bench_of_rows(request.param, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def couchbase_clock() -> list[float]:
+    return [START]
+
+
+@pytest.fixture(scope="module")
+def couchbase_by_hand(couchbase_clock: list[float]) -> Iterator[Couchbase]:
+    """The test double with a clock that a test moves; or a real cluster, whose clock nobody moves."""
+    with couchbase_for_tests(clock=lambda: couchbase_clock[0], purge_after=TOMBSTONES) as couchbase:
+        yield couchbase
+
+
+def bench_on_couchbase(kind: str, couchbase: Couchbase, clock: list[float]) -> Iterator[Bench]:
+    prefix = couchbase.new_prefix()
+    moving = None if couchbase.server is None else clock
+    clock[0] = START
+    if kind.endswith("async"):
+        front = open_async_store(couchbase.url(prefix))
+        lock = threading.Lock()
+        with asyncio.Runner() as runner:
+
+            def perform(batch: Sequence[StoreRequest]) -> list[Reply]:
+                with lock:
+                    return runner.run(front.perform(batch))
+
+            yield Bench(perform, moving, rows=False)
+            runner.run(front.close())
+    else:
+        store = open_store(couchbase.url(prefix))
+        yield Bench(store.perform, moving, rows=False)
+        store.close()
+    couchbase.forget(prefix)
+
+
+def bench_of_rows(kind: str, folder: Path) -> Iterator[Bench]:
     clock: list[float] = [START]
     store: MemoryStore | SqliteStore
-    if request.param.startswith("memory"):
+    if kind.startswith("memory"):
         store = MemoryStore(tombstones=TOMBSTONES, clock=lambda: clock[0])
     else:
-        store = SqliteStore(tmp_path / "store.db", tombstones=TOMBSTONES, clock=lambda: clock[0])
-    if request.param.endswith("async"):
+        store = SqliteStore(folder / "store.db", tombstones=TOMBSTONES, clock=lambda: clock[0])
+    if kind.endswith("async"):
         front: AsyncStore = AsyncMemoryStore(store) if isinstance(store, MemoryStore) else AsyncSqliteStore(store)
         lock = threading.Lock()  # one loop, asked by several threads in turn
         with asyncio.Runner() as runner:
@@ -95,11 +154,11 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
                 with lock:
                     return runner.run(front.perform(batch))
 
-            yield Bench(perform, clock)
+            yield Bench(perform, clock, rows=True)
             runner.run(front.close())
     else:
         sync_front: Store = store
-        yield Bench(sync_front.perform, clock)
+        yield Bench(sync_front.perform, clock, rows=True)
         sync_front.close()
 
 
@@ -125,7 +184,7 @@ def test_a_cas_never_returns_over_change_removal_expiry_purge_and_re_creation(be
         bench.advance(TOMBSTONES)
         # Enough writes that a purge surely comes by.
         for number in range(5):
-            bench.stored(Insert(Key("other", f"{len(seen)}-{number}"), "x"))
+            bench.stored(Insert(Key("other", f"{len(seen)}-{number}"), "9"))
     assert min(seen) > 0
     assert len(set(seen)) == len(seen)
 
@@ -137,7 +196,7 @@ def test_a_record_that_was_forgotten_does_not_get_its_cas_back(bench: Bench) -> 
         seen.append(bench.stored(Remove(RECORD, seen[-1])))
         seen.append(bench.stored(Insert(RECORD, "1", ttl=10)))
         bench.advance(10)
-        bench.stored(Insert(Key(RESULTS, f"other-{len(seen)}"), "x"))
+        bench.stored(Insert(Key(RESULTS, f"other-{len(seen)}"), "9"))
     assert len(set(seen)) == len(seen)
 
 
@@ -158,7 +217,7 @@ def test_an_intention_is_forgotten_whatever_stands_there(bench: Bench) -> None:
     assert bench.ask(Forget(key)) == Missing()
 
 
-@pytest.mark.parametrize("write", [lambda cas: Replace(DOC, cas, "stale"), lambda cas: Remove(DOC, cas)])
+@pytest.mark.parametrize("write", [lambda cas: Replace(DOC, cas, "8"), lambda cas: Remove(DOC, cas)])
 def test_a_write_that_names_another_cas_changes_nothing(bench: Bench, write: Callable[[int], StoreRequest]) -> None:
     old = bench.stored(Insert(DOC, "1"))
     new = bench.stored(Replace(DOC, old, "2", STAGE))
@@ -170,7 +229,7 @@ def test_a_write_that_names_another_cas_changes_nothing(bench: Bench, write: Cal
 
 
 def test_writing_what_is_not_there_is_a_mismatch(bench: Bench) -> None:
-    assert bench.ask(Replace(DOC, 1, "x")) == Mismatch()
+    assert bench.ask(Replace(DOC, 1, "9")) == Mismatch()
     assert bench.ask(Replace(DOC, 2, Body.STAGED)) == Mismatch()
     assert bench.ask(Remove(DOC, 1)) == Mismatch()
     assert bench.ask(Remove(RECORD, 1)) == Mismatch()
@@ -223,10 +282,10 @@ def test_body_stage_and_lifetime_are_replaced_wholly(bench: Bench) -> None:
 
 def test_the_staged_body_moves_into_place_with_a_new_stage_beside_it(bench: Bench) -> None:
     cas = bench.stored(Insert(DOC, "1", STAGE))
-    cas = bench.stored(Replace(DOC, cas, Body.STAGED, Stage("next", "later")))
-    assert bench.version() == Version(cas, "staged", Stage("next", "later"))
+    cas = bench.stored(Replace(DOC, cas, Body.STAGED, Stage('{"of":2}', '"later"')))
+    assert bench.version() == Version(cas, '"staged"', Stage('{"of":2}', '"later"'))
     cas = bench.stored(Replace(DOC, cas, Body.STAGED, expires=START + 9))
-    assert bench.version() == Version(cas, "later", None, START + 9)
+    assert bench.version() == Version(cas, '"later"', None, START + 9)
 
 
 @pytest.mark.parametrize("stage", [None, STAGED_ABSENT])
@@ -241,14 +300,14 @@ def test_moving_a_body_that_is_not_staged_is_a_bug_and_changes_nothing(bench: Be
 @pytest.mark.parametrize(
     "request_",
     [
-        Replace(DOC, 0, "x"),
-        Replace(DOC, -1, "x"),
+        Replace(DOC, 0, "9"),
+        Replace(DOC, -1, "9"),
         Remove(DOC, 0),
         Forget(DOC),
-        Replace(DOC, 1, "x", expires=START + 1, ttl=1),
-        Replace(DOC, 1, "x", ttl=0),
-        Replace(DOC, 1, "x", expires=0),
-        Insert(DOC, "x", ttl=0),
+        Replace(DOC, 1, "9", expires=START + 1, ttl=1),
+        Replace(DOC, 1, "9", ttl=0),
+        Replace(DOC, 1, "9", expires=0),
+        Insert(DOC, "9", ttl=0),
         Insert(RECORD, None),
     ],
 )
@@ -262,10 +321,10 @@ def test_the_parts_of_a_batch_succeed_and_fail_by_themselves_and_answer_in_order
     cas = bench.stored(Insert(DOC, "1"))
     replies = bench.batch(
         (
-            Insert(DOC, "x"),
+            Insert(DOC, "9"),
             Insert(OTHER, "1"),
-            Replace(DOC, cas + 2, "x"),
-            Insert(Key("accounts", "\ud800"), "x"),
+            Replace(DOC, cas + 2, "9"),
+            Insert(Key("accounts", "\ud800"), "9"),
             Read(Key("accounts", "nobody")),
             Insert(RECORD, "1"),
         )
@@ -291,11 +350,11 @@ def test_nothing_a_live_document_and_a_tombstone(bench: Bench) -> None:
     assert bench.version() == Version(cas, None)
 
 
-def test_a_body_may_be_empty_and_stays_live(bench: Bench) -> None:
-    cas = bench.stored(Insert(DOC, "", Stage("", "")))
-    assert bench.version() == Version(cas, "", Stage("", ""))
-    cas = bench.stored(Replace(DOC, cas, Body.STAGED))
-    assert bench.version() == Version(cas, "")
+def test_a_body_may_be_empty_and_stays_live(rows_bench: Bench) -> None:
+    cas = rows_bench.stored(Insert(DOC, "", Stage("", "")))
+    assert rows_bench.version() == Version(cas, "", Stage("", ""))
+    cas = rows_bench.stored(Replace(DOC, cas, Body.STAGED))
+    assert rows_bench.version() == Version(cas, "")
 
 
 def test_insert_with_a_body_is_stopped_only_by_a_live_document(bench: Bench) -> None:
@@ -326,7 +385,7 @@ def test_insert_without_a_body_is_stopped_by_every_version(bench: Bench) -> None
 def test_an_absent_document_is_staged_and_created_by_moving_the_body_into_place(bench: Bench) -> None:
     cas = bench.stored(Insert(DOC, None, STAGE))
     cas = bench.stored(Replace(DOC, cas, Body.STAGED))
-    assert bench.version() == Version(cas, "staged")
+    assert bench.version() == Version(cas, '"staged"')
 
 
 def test_keep_leaves_an_absent_document_absent(bench: Bench) -> None:
@@ -362,7 +421,7 @@ def test_an_expired_document_is_a_tombstone_that_has_moved(bench: Bench, by_ttl:
     gone = bench.version()
     assert gone == Version(gone.cas, None)
     assert gone.cas not in (first, live)
-    assert bench.ask(Replace(DOC, live, "late")) == Mismatch()
+    assert bench.ask(Replace(DOC, live, "8")) == Mismatch()
     assert bench.ask(Remove(DOC, live)) == Mismatch()
     assert bench.ask(Insert(DOC, None)) == Exists()
     assert bench.version() == gone
@@ -403,29 +462,29 @@ def test_a_lifetime_that_is_over_already_ends_at_once(bench: Bench) -> None:
     assert gone.cas != cas
 
 
-def test_a_tombstone_stays_for_its_time_and_may_then_be_forgotten(bench: Bench) -> None:
-    cas = bench.stored(Insert(DOC, "1"))
-    cas = bench.stored(Remove(DOC, cas))
-    bench.stored(Insert(OTHER, "1", ttl=10))
-    bench.advance(TOMBSTONES - 1)
+def test_a_tombstone_stays_for_its_time_and_may_then_be_forgotten(rows_bench: Bench) -> None:
+    cas = rows_bench.stored(Insert(DOC, "1"))
+    cas = rows_bench.stored(Remove(DOC, cas))
+    rows_bench.stored(Insert(OTHER, "1", ttl=10))
+    rows_bench.advance(TOMBSTONES - 1)
     for number in range(5):
-        bench.stored(Insert(Key("other", str(number)), "x"))
-    assert bench.version() == Version(cas, None)
-    assert bench.version(OTHER).body is None
-    bench.advance(1)
-    assert bench.ask(Read(DOC)) == Missing()
-    assert bench.ask(Replace(DOC, cas, "late")) == Mismatch()
-    assert bench.version(OTHER).body is None
-    bench.advance(10)
-    assert bench.ask(Read(OTHER)) == Missing()
-    assert bench.ask(Remove(OTHER, 1)) == Mismatch()
+        rows_bench.stored(Insert(Key("other", str(number)), "9"))
+    assert rows_bench.version() == Version(cas, None)
+    assert rows_bench.version(OTHER).body is None
+    rows_bench.advance(1)
+    assert rows_bench.ask(Read(DOC)) == Missing()
+    assert rows_bench.ask(Replace(DOC, cas, "8")) == Mismatch()
+    assert rows_bench.version(OTHER).body is None
+    rows_bench.advance(10)
+    assert rows_bench.ask(Read(OTHER)) == Missing()
+    assert rows_bench.ask(Remove(OTHER, 1)) == Mismatch()
 
 
 def test_a_staged_tombstone_is_evidence_and_never_forgotten(bench: Bench) -> None:
     cas = bench.stored(Insert(DOC, None, STAGE))
     bench.advance(100 * TOMBSTONES)
     for number in range(5):
-        bench.stored(Insert(Key("other", str(number)), "x"))
+        bench.stored(Insert(Key("other", str(number)), "9"))
     assert bench.version() == Version(cas, None, STAGE)
 
 
@@ -438,8 +497,8 @@ def test_records_leave_no_tombstones(bench: Bench) -> None:
     assert bench.ask(Insert(RECORD, "3")) == Exists()
     bench.advance(10)
     assert bench.ask(Read(RECORD)) == Missing()
-    assert bench.ask(Replace(RECORD, cas, "late")) == Mismatch()
-    assert bench.ask(Replace(RECORD, cas + 1, "late")) == Mismatch()
+    assert bench.ask(Replace(RECORD, cas, "8")) == Mismatch()
+    assert bench.ask(Replace(RECORD, cas + 1, "8")) == Mismatch()
     bench.stored(Insert(RECORD, "4"))
 
 
@@ -453,20 +512,20 @@ def test_a_record_gets_its_time_to_live_later(bench: Bench) -> None:
     assert bench.ask(Read(RECORD)) == Missing()
 
 
-def test_what_has_expired_stays_expired_when_the_clock_goes_back(bench: Bench) -> None:
-    bench.stored(Insert(DOC, "1", ttl=10))
-    bench.stored(Insert(RECORD, "1", ttl=10))
-    bench.advance(10)
-    gone = bench.version()
-    assert bench.ask(Read(RECORD)) == Missing()
-    bench.advance(-500)
-    assert bench.version() == gone
-    assert bench.ask(Read(RECORD)) == Missing()
+def test_what_has_expired_stays_expired_when_the_clock_goes_back(rows_bench: Bench) -> None:
+    rows_bench.stored(Insert(DOC, "1", ttl=10))
+    rows_bench.stored(Insert(RECORD, "1", ttl=10))
+    rows_bench.advance(10)
+    gone = rows_bench.version()
+    assert rows_bench.ask(Read(RECORD)) == Missing()
+    rows_bench.advance(-500)
+    assert rows_bench.version() == gone
+    assert rows_bench.ask(Read(RECORD)) == Missing()
     # A lifetime is counted from a time that does not go back: never shorter than asked for.
-    cas = bench.stored(Replace(DOC, gone.cas, "2", ttl=20))
-    assert bench.version().expires == START + 30
-    bench.advance(510)
-    assert bench.version() == Version(cas, "2", None, START + 30)
+    cas = rows_bench.stored(Replace(DOC, gone.cas, "2", ttl=20))
+    assert rows_bench.version().expires == START + 30
+    rows_bench.advance(510)
+    assert rows_bench.version() == Version(cas, "2", None, START + 30)
 
 
 # --- 8: scanning --------------------------------------------------------------------------------
@@ -483,49 +542,49 @@ def scan(bench: Bench) -> list[tuple[Entry, ...]]:
     return pages
 
 
-def test_a_scan_of_nothing_is_one_empty_page(bench: Bench) -> None:
-    bench.stored(Insert(DOC, "1"))
-    bench.stored(Insert(RECORD, "1"))
-    assert scan(bench) == [()]
+def test_a_scan_of_nothing_is_one_empty_page(rows_bench: Bench) -> None:
+    rows_bench.stored(Insert(DOC, "1"))
+    rows_bench.stored(Insert(RECORD, "1"))
+    assert scan(rows_bench) == [()]
 
 
 @pytest.mark.parametrize("extra", [-1, 0, 1])
-def test_a_scan_lists_each_intention_once_over_its_pages(bench: Bench, extra: int) -> None:
+def test_a_scan_lists_each_intention_once_over_its_pages(rows_bench: Bench, extra: int) -> None:
     count = 2 * PAGE_ENTRIES + extra
     ids = [f"op-{number:05}" for number in range(count)]
-    replies = bench.batch([Insert(Key(INTENTIONS, id), f"body of {id}") for id in reversed(ids)])
+    replies = rows_bench.batch([Insert(Key(INTENTIONS, id), f'"body of {id}"') for id in reversed(ids)])
     cas = {id: reply.cas for id, reply in zip(reversed(ids), replies, strict=True) if isinstance(reply, Stored)}
-    pages = scan(bench)
-    assert [entry for entries in pages for entry in entries] == [Entry(id, cas[id], f"body of {id}") for id in ids]
+    pages = scan(rows_bench)
+    assert [entry for entries in pages for entry in entries] == [Entry(id, cas[id], f'"body of {id}"') for id in ids]
     sizes = {-1: [PAGE_ENTRIES, PAGE_ENTRIES - 1], 0: [PAGE_ENTRIES] * 2, 1: [PAGE_ENTRIES, PAGE_ENTRIES, 1]}
     assert [len(entries) for entries in pages] == sizes[extra]
 
 
-def test_a_page_of_large_intentions_is_short(bench: Bench) -> None:
-    large = "x" * 3_000_000
+def test_a_page_of_large_intentions_is_short(rows_bench: Bench) -> None:
+    large = f'"{"x" * 3_000_000}"'
     for number in range(4):
-        bench.stored(Insert(Key(INTENTIONS, str(number)), large))
-    assert [len(entries) for entries in scan(bench)] == [2, 2]
+        rows_bench.stored(Insert(Key(INTENTIONS, str(number)), large))
+    assert [len(entries) for entries in scan(rows_bench)] == [2, 2]
 
 
-def test_a_scan_leaves_out_what_is_removed_or_expired(bench: Bench) -> None:
-    bench.stored(Insert(Key(INTENTIONS, "a"), "1", ttl=10))
-    removed = bench.stored(Insert(Key(INTENTIONS, "b"), "1"))
-    kept = bench.stored(Insert(Key(INTENTIONS, "c"), "1"))
-    bench.stored(Remove(Key(INTENTIONS, "b"), removed))
-    bench.advance(10)
-    assert scan(bench) == [(Entry("c", kept, "1"),)]
+def test_a_scan_leaves_out_what_is_removed_or_expired(rows_bench: Bench) -> None:
+    rows_bench.stored(Insert(Key(INTENTIONS, "a"), "1", ttl=10))
+    removed = rows_bench.stored(Insert(Key(INTENTIONS, "b"), "1"))
+    kept = rows_bench.stored(Insert(Key(INTENTIONS, "c"), "1"))
+    rows_bench.stored(Remove(Key(INTENTIONS, "b"), removed))
+    rows_bench.advance(10)
+    assert scan(rows_bench) == [(Entry("c", kept, "1"),)]
 
 
-def test_a_scan_goes_on_where_the_page_ended_though_its_last_entry_is_gone(bench: Bench) -> None:
-    replies = bench.batch([Insert(Key(INTENTIONS, f"{number:04}"), "x") for number in range(PAGE_ENTRIES + 5)])
-    first = bench.ask(Scan())
+def test_a_scan_goes_on_where_the_page_ended_though_its_last_entry_is_gone(rows_bench: Bench) -> None:
+    replies = rows_bench.batch([Insert(Key(INTENTIONS, f"{number:04}"), "9") for number in range(PAGE_ENTRIES + 5)])
+    first = rows_bench.ask(Scan())
     assert isinstance(first, Page)
     assert first.next is not None
     for entry, reply in zip(first.entries, replies, strict=False):
         assert isinstance(reply, Stored)
-        bench.stored(Remove(Key(INTENTIONS, entry.id), reply.cas))
-    second = bench.ask(Scan(first.next))
+        rows_bench.stored(Remove(Key(INTENTIONS, entry.id), reply.cas))
+    second = rows_bench.ask(Scan(first.next))
     assert isinstance(second, Page)
     assert [entry.id for entry in second.entries] == [
         f"{number:04}" for number in range(PAGE_ENTRIES, PAGE_ENTRIES + 5)
@@ -548,11 +607,11 @@ def test_a_scan_goes_on_where_the_page_ended_though_its_last_entry_is_gone(bench
         (Insert(Key("accounts", ""), "1"), "needs"),
         (Insert(Key("", "x"), "1"), "needs"),
         (Scan("\ud800"), "surrogate"),
-        (Insert(DOC, "x" * (MAX_BYTES + 1)), "too large"),
+        (Insert(DOC, "9" * (MAX_BYTES + 1)), "too large"),
         (Insert(DOC, "é" * (MAX_BYTES // 2)), "too large"),  # bytes, not characters
-        (Replace(DOC, 1, "x" * MAX_BYTES, Stage("m", "x")), "too large"),
-        (Insert(DOC, "x", ttl=MAX_SECONDS + 1), "too long"),
-        (Replace(DOC, 1, "x", expires=2**70), "too long"),
+        (Replace(DOC, 1, "9" * MAX_BYTES, Stage("m", "x")), "too large"),
+        (Insert(DOC, "9", ttl=MAX_SECONDS + 1), "too long"),
+        (Replace(DOC, 1, "9", expires=2**70), "too long"),
     ],
 )
 def test_what_does_not_fit_is_refused_alone(bench: Bench, request_: StoreRequest, why: str) -> None:
@@ -564,18 +623,72 @@ def test_what_does_not_fit_is_refused_alone(bench: Bench, request_: StoreRequest
 
 
 @pytest.mark.parametrize("text", ["é", "𝄞", "a'b\"c", "%_", "\n\t\r", " ", "\ufeff", "\u2028", "x" * 300])
-def test_texts_come_back_as_they_were(bench: Bench, text: str) -> None:
+def test_texts_come_back_as_they_were(rows_bench: Bench, text: str) -> None:
     key = Key(text, text)
-    cas = bench.stored(Insert(key, text, Stage(text, text)))
-    assert bench.version(key) == Version(cas, text, Stage(text, text))
-    bench.stored(Replace(key, cas, Body.STAGED))
-    assert bench.version(key).body == text
+    cas = rows_bench.stored(Insert(key, text, Stage(text, text)))
+    assert rows_bench.version(key) == Version(cas, text, Stage(text, text))
+    rows_bench.stored(Replace(key, cas, Body.STAGED))
+    assert rows_bench.version(key).body == text
 
 
 def test_a_body_of_a_megabyte(bench: Bench) -> None:
-    large = "é" * 500_000
-    cas = bench.stored(Insert(DOC, large, Stage("m", large)))
-    assert bench.version() == Version(cas, large, Stage("m", large))
+    large = f'"{"é" * 500_000}"'
+    cas = bench.stored(Insert(DOC, large, Stage("1", large)))
+    assert bench.version() == Version(cas, large, Stage("1", large))
+
+
+@pytest.mark.parametrize("text", ["é", "𝄞", "a'b\"c`d", "%_", "\n\t\r", " ", "[0].a", "\u2028", "x" * 100])
+def test_json_comes_back_as_it_was_whatever_characters_names_and_values_have(bench: Bench, text: str) -> None:
+    body = json.dumps(text, ensure_ascii=False)
+    key = Key(text, text)
+    cas = bench.stored(Insert(key, body, Stage(body, body)))
+    assert bench.version(key) == Version(cas, body, Stage(body, body))
+    bench.stored(Replace(key, cas, Body.STAGED))
+    assert bench.version(key).body == body
+    intention = Key(INTENTIONS, text)
+    cas = bench.stored(Insert(intention, body))
+    assert bench.version(intention) == Version(cas, body)
+    assert [entry for entries in scan(bench) for entry in entries] == [Entry(text, cas, body)]
+    assert isinstance(bench.ask(Forget(intention)), Stored)
+
+
+def test_a_version_of_an_intention_is_written_once(bench: Bench) -> None:
+    key, other = Key(INTENTIONS, "1"), Key(INTENTIONS, "2")
+    first = bench.stored(Insert(key, "1"))
+    bench.stored(Insert(other, "1"))
+    assert bench.ask(Insert(key, "2")) == Exists()
+    second = bench.stored(Replace(key, first, "2"))
+    assert bench.ask(Replace(key, first, "3")) == Mismatch()
+    assert bench.ask(Remove(key, first)) == Mismatch()
+    assert bench.version(key) == Version(second, "2")
+    bench.stored(Remove(key, second))
+    assert bench.ask(Read(key)) == Missing()
+    assert bench.ask(Remove(key, second)) == Mismatch()
+    assert bench.ask(Replace(key, second, "3")) == Mismatch()
+    assert bench.version(other).body == "1"
+
+
+def test_a_scan_of_many_intentions_lists_each_once(bench: Bench) -> None:
+    ids = [f"op-{number:04}" for number in range(300)]
+    replies = bench.batch([Insert(Key(INTENTIONS, id), f'"{id}"') for id in ids])
+    expected = {
+        Entry(id, reply.cas, f'"{id}"') for id, reply in zip(ids, replies, strict=True) if isinstance(reply, Stored)
+    }
+    listed = [entry for entries in scan(bench) for entry in entries]
+    assert len(listed) == len(ids)
+    assert set(listed) == expected
+    assert all(isinstance(reply, Stored) for reply in bench.batch([Forget(Key(INTENTIONS, id)) for id in ids]))
+    assert [entry for entries in scan(bench) for entry in entries] == []
+
+
+def test_edits_of_one_batch_that_contradict_each_other_are_told_apart(bench: Bench) -> None:
+    ids = [f"op-{number}" for number in range(40)]
+    bench.batch([Insert(Key(INTENTIONS, id), "1") for id in ids[::3]])
+    replies = bench.batch(
+        [*(Insert(Key(INTENTIONS, id), "2") for id in ids), *(Forget(Key(INTENTIONS, f"no-{id}")) for id in ids)]
+    )
+    kinds = [type(reply) for reply in replies]
+    assert kinds == [Exists if index % 3 == 0 else Stored for index in range(40)] + [Missing] * 40
 
 
 # --- what only a memory store has ----------------------------------------------------------------

@@ -93,8 +93,34 @@ def test_the_async_front_is_opened_outside_of_a_loop(tmp_path: Path) -> None:
         ("sqlite:///bank.db?tombstones=1&tombstones=2", "twice"),
         ("memory://bank", "no path"),
         ("memory://?busy_timeout=5", "unknown option"),
-        ("couchbase://localhost/bank", "in this version"),
-        ("couchbases://localhost/bank", "in this version"),
+        ("couchbase://localhost/bank", "couchbase://user:password@host/bucket, with @"),
+        ("couchbases://localhost/bank", "couchbases://user:password@host/bucket, with @"),
+        ("couchbase://", "is named"),
+        ("couchbase://user@host/bank", "is named"),
+        ("couchbase://:password@host/bank", "is named"),
+        ("couchbase://user:password@host", "is named"),
+        ("couchbase://user:password@host/", "is named"),
+        ("couchbase://user:password@host/bank/accounts", "is named"),
+        ("couchbase://user:password@ho st/bank", "hosts are written"),
+        ("couchbase://user:password@/bank", "hosts are written"),
+        ("couchbase://user:p%ff@host/bank", "percent-encoded UTF-8"),
+        ("couchbase://user:password@host/bank#x", "%23"),
+        ("couchbase://user:password@host/bank?scope", "name=value"),
+        ("couchbase://user:password@host/bank?size=5", "unknown option 'size'; there are: certificate, collection,"),
+        ("couchbase://user:password@host/bank?scope=a&scope=b", "twice"),
+        ("couchbase://user:password@host/bank?scope=_app", "no scope or collection of the name '_app'"),
+        ("couchbase://user:password@host/bank?collection=a.b", "no scope or collection of the name 'a.b'"),
+        ("couchbase://user:password@host/bank?records=a.b.c", "no scope or collection of the name 'b.c'"),
+        ("couchbase://user:password@host/bank?records=", "no scope or collection of the name ''"),
+        ("couchbase://user:password@host/bank?create=a,b c", "no scope or collection of the name 'b c'"),
+        ("couchbase://user:password@host/bank?prefix=a%00b", "printable"),
+        ("couchbase://user:password@host/bank?prefix=aaaaaaaaaaaaaaaaaaaaaaaaa", "24 bytes"),
+        ("couchbase://user:password@host/bank?durability=all", "one of none, majority,"),
+        ("couchbase://user:password@host/bank?timeout=0", "more than 0"),
+        ("couchbase://user:password@host/bank?timeout=soon", "more than 0"),
+        ("couchbase://user:password@host/bank?timeout=inf", "more than 0"),
+        ("couchbase://user:password@host/bank?timeout=4000", "more than 0"),
+        ("couchbase://user:password@host/bank?certificate=ca.pem", "couchbases://"),
         ("postgres://localhost/bank", "no store is called postgres://"),
     ],
 )
@@ -103,6 +129,7 @@ def test_a_url_that_cannot_be_right(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(UsageError, match=r".") as error:
         open_store(url)
     assert sentence in str(error.value)
+    assert "password@" not in str(error.value) or "user:password@host/bucket" in str(error.value)
     with pytest.raises(UsageError):
         open_async_store(url)
     assert list(tmp_path.iterdir()) == []

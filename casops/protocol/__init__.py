@@ -46,6 +46,7 @@ The files
 ---------
 `environment.py`  one call's way to ask, to wait and to give up        `fate.py`       meeting a stage
 `execution.py`    an operation from its declaration to its answer      `settling.py`   what comes after the answer
+`looking.py`      step 0, where reading costs next to nothing          `together.py`    many of them as one
 `reading.py`      readers that need not wait                           `sweeping.py`   cancel, pending, recovery
 `forgetting.py`   results that nobody needs any more
 

@@ -9,6 +9,8 @@ Everything else in this file is about losing: a lost race is tried again from a 
 unknown reply is decided like a stranger's attempt (fate.py), another worker's operation is given
 its time and then taken over.
 
+Where reading costs next to nothing (`look_first`) there is a step 0 before them (looking.py).
+
 Must not be in here: what comes after the answer (settling.py).
 """
 
@@ -36,7 +38,6 @@ from casops.messages import (
     Read,
     Refused,
     Replace,
-    Stage,
     Steps,
     Stored,
     StoreRequest,
@@ -48,7 +49,8 @@ from casops.protocol.declaring import Declaration, check_fingerprint
 from casops.protocol.environment import Environment, Found, StoreFailed, TimeUp, Watch
 from casops.protocol.fate import Standing, Suspect, as_open, decide, record_write, standing_of
 from casops.protocol.limits import MAX_DOCUMENTS
-from casops.protocol.participants import Asker, Document, Moved, resolve, settling, staging
+from casops.protocol.looking import Foreseen, look_before
+from casops.protocol.participants import Asker, Document, Moved, resolve, settling, stages_of, staging
 from casops.records import (
     Event,
     Intention,
@@ -79,6 +81,11 @@ class Ended:
         assert self.standing.record is not None
         return self.standing.record
 
+    @property
+    def put_away(self) -> bool:
+        """Is there nothing left to settle, as far as this call knows?"""
+        return self.record.settled and not self.listed
+
 
 class Execution:
     """One call for one operation: what it knows of R(i), of its documents and of its own attempts."""
@@ -86,6 +93,7 @@ class Execution:
     def __init__(self, environment: Environment, operation_id: str, work: business.Work) -> None:
         self.environment = environment
         self.options = environment.options
+        self.foreseen: Foreseen | None = None
         self.id = operation_id
         self.work = work
         self.standing = Standing()  # the version of R(i) from which we may propose
@@ -97,10 +105,10 @@ class Execution:
         self.wanted: tuple[Key, ...] = work.declared
         self.staged: dict[Key, Version | None] = {}
 
-    def run(self, entry: tuple[Intention, int] | None = None) -> Steps[Ended]:
+    def run(self, entry: tuple[Intention, int] | None = None, *, look_first: bool = False) -> Steps[Ended]:
         """Make it happen exactly once and give its answer.
 
-        `entry`: an intention found by a sweep (and its CAS), to be taken over at once.
+        `entry`: an intention found by a sweep (and its CAS), to be taken over at once.  `look_first`: see looking.py.
         Raises OperationMismatch, Expired, Contended, OutcomeUnknown, StoreUnavailable,
         InvariantViolation, UsageError, and whatever the business function raises.
         """
@@ -110,7 +118,9 @@ class Execution:
             call = yield from self.environment.fresh_id()
             self.declaration = Declaration(self.environment, self.id, self.work, call)
             if entry is None:
-                ended = yield from self._declare()
+                ended = (yield from self._look_before()) if look_first else None
+                if ended is None:
+                    ended = yield from self._declare()
             else:
                 self.declaration.found(*entry)
                 yield from self._look()
@@ -137,6 +147,13 @@ class Execution:
         if made > now + self.options.skew:
             why = "this id comes from the future: the clock of its maker or of this machine is wrong"
             raise Expired(why, operation_id=self.id)
+
+    def _look_before(self) -> Steps[Ended | None]:
+        """Step 0.  Not None: it has ended already, and nothing was written."""
+        seen = yield from look_before(self.environment, self.id, self.work)
+        self._adopt(seen.standing)
+        self.foreseen = seen.foreseen
+        return self._ended(self.standing, replayed=True) if self.standing.final else None
 
     # --- step 1, and operations that others have begun --------------------------------------
 
@@ -262,7 +279,9 @@ class Execution:
                     if not self._free():
                         yield from self._overtaken()
                         raise Moved
-            evaluation = self.work.evaluate({key: each.value for key, each in documents.items()})
+            values = {key: each.value for key, each in documents.items()}
+            seen, self.foreseen = self.foreseen, None
+            evaluation = seen.evaluation if seen is not None and seen.values == values else self.work.evaluate(values)
             if not isinstance(evaluation, business.Wants):
                 self.wanted = tuple(documents)
                 return documents, evaluation
@@ -319,7 +338,14 @@ class Execution:
         keys = tuple(sorted(success.changes))
         participants = tuple(Participant(key.collection, key.id, documents[key].base) for key in keys)
         record = self._record("proposed", attempt, participants=participants, result=success.result)
-        stages = {key: self._stage(attempt, keys, documents[key], success.changes[key]) for key in keys}
+        meta = StageMeta(
+            operation_id=self.id,
+            operation=self.work.name,
+            fingerprint=self.work.fingerprint,
+            attempt=attempt,
+            participants=keys,
+        )
+        stages = stages_of(meta, documents, success.changes)
         self.in_doubt = True
         reply, *landed = yield from self.environment.perform(
             self._write(record), *(staging(key, documents[key], stage) for key, stage in stages.items())
@@ -339,7 +365,7 @@ class Execution:
             self._is_dead(attempt)
             raise StoreFailed(reply.why)
         if isinstance(reply, Stored) and any(isinstance(each, Exists | Mismatch | Refused) for each in landed):
-            # A participant has moved on (a refused one is never tried again): dead, by our own knowledge.
+            # A participant has moved on (a refused one is never tried again): dead.
             self._is_dead(attempt)
             self._adopt(Standing(record, reply.cas))
             refused = [each.why for each in landed if isinstance(each, Refused)]
@@ -357,17 +383,6 @@ class Execution:
     def _attempt_id(self) -> str:
         """Never used before: the call is fresh, and its attempts are numbered."""
         return f"{self.declaration.call}.{self.attempts}"
-
-    def _stage(self, attempt: str, keys: tuple[Key, ...], document: Document, body: str | None) -> Stage:
-        meta = StageMeta(
-            operation_id=self.id,
-            operation=self.work.name,
-            fingerprint=self.work.fingerprint,
-            attempt=attempt,
-            participants=keys,
-            expires=document.value.expires,
-        )
-        return Stage(encode(meta), body)
 
     def _write(self, record: Record) -> StoreRequest:
         """R(i) from exactly the version we know.  Without a time to live: that comes last of all."""

@@ -6,6 +6,7 @@ Must not be in here: R(i) of the asking operation, other than handing on what wa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from casops.errors import InvariantViolation
@@ -14,7 +15,7 @@ from casops.messages import Insert, Key, Missing, Remove, Replace, Stage, Steps,
 from casops.protocol.environment import Environment, Found
 from casops.protocol.fate import Standing, Suspect, decide
 from casops.protocol.work import Value
-from casops.records import stage_of
+from casops.records import StageMeta, check_sound, encode, stage_of
 
 
 class Moved(Exception):
@@ -57,6 +58,7 @@ def resolve(environment: Environment, asker: Asker, key: Key, found: Found) -> S
     """
     if isinstance(found, Missing):
         return Document(found, Value(None))
+    check_sound(key, found)
     meta = stage_of(key, found)
     if meta is None or found.stage is None:
         return Document(found, Value(found.body, found.expires))
@@ -92,6 +94,13 @@ def resolve(environment: Environment, asker: Asker, key: Key, found: Found) -> S
     return Document(Version(reply.cas, value.body, None, expires), Value(value.body, expires), own=standing)
 
 
+def stages_of(meta: StageMeta, documents: Mapping[Key, Document], bodies: Mapping[Key, str | None]) -> dict[Key, Stage]:
+    """The stages of one attempt.  Their text is the same for all, but for documents with an expiry of their own."""
+    expiries = {key: documents[key].value.expires for key in meta.participants}
+    texts = {expires: encode(meta.expiring(expires)) for expires in set(expiries.values())}
+    return {key: Stage(texts[expiries[key]], bodies[key]) for key in meta.participants}
+
+
 def staging(key: Key, document: Document, stage: Stage) -> StoreRequest:
     """The write that puts a stage on a document, if it still is what was read."""
     if isinstance(document.found, Missing):
@@ -106,6 +115,7 @@ def settling(key: Key, version: Version, *, committed: bool) -> StoreRequest:
 
     The document gets back the expiry of its own that the stage remembers.
     """
+    check_sound(key, version)
     meta = stage_of(key, version)
     if meta is None or version.stage is None:
         raise InvariantViolation(f"there is no stage on {key} to settle")

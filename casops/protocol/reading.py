@@ -22,7 +22,7 @@ from casops.messages import Key, Missing, Steps, Version
 from casops.protocol.environment import Environment, Found
 from casops.protocol.fate import Standing, missing_participants, read_with_participants, standing_of
 from casops.protocol.limits import MAX_COLLECTS
-from casops.records import StageMeta, result_key, stage_of
+from casops.records import StageMeta, check_sound, result_key, stage_of
 
 
 def read_document(environment: Environment, key: Key) -> Steps[str | None]:
@@ -96,7 +96,10 @@ def _value(key: Key, found: Mapping[Key, Found]) -> str | None:
 
 
 def _stage(key: Key, found: Found) -> StageMeta | None:
-    return None if isinstance(found, Missing) else stage_of(key, found)
+    if isinstance(found, Missing):
+        return None
+    check_sound(key, found)
+    return stage_of(key, found)
 
 
 def _body(found: Found) -> str | None:

@@ -5,8 +5,11 @@ A store is an object with two methods:
     perform(batch)   carry out the requests of a batch and give one reply for each, in their order
     close()          let go of files and connections; nothing is called afterwards
 
-`Store.perform` blocks; `AsyncStore.perform` is a coroutine.  The requests and replies are in
-casops.messages.  What a store owes to the protocol, each with the reason:
+`Store.perform` blocks; `AsyncStore.perform` is a coroutine.  A store that can have several batches in one
+transaction, and to which reading costs next to nothing, may have a third, `converse` (see ConversingStore), and
+spares its callers a sync for each batch.
+
+The requests and replies are in casops.messages.  What a store owes to the protocol, each with the reason:
 
  1. CAS.  Every acknowledged write gives the document a CAS > 0 that this key never had before, also
     across removal, expiry and re-creation (a fence is only a fence because a CAS never returns).
@@ -38,12 +41,14 @@ Must not be in here: knowledge of operations or of the protocol.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias, runtime_checkable
 
-from casops.messages import Reply, StoreRequest
+from casops.messages import Refused, Reply, StoreRequest, Unknown
 
-__all__ = ["AsyncStore", "Store"]
+__all__ = ["AsyncConversingStore", "AsyncStore", "ConversingStore", "Perform", "Store"]
+
+Perform: TypeAlias = Callable[[Sequence[StoreRequest]], list[Reply]]
 
 
 class Store(Protocol):
@@ -60,3 +65,24 @@ class AsyncStore(Protocol):
     async def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]: ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class ConversingStore(Store, Protocol):
+    """A store that can carry out a whole conversation as one write."""
+
+    def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None:
+        """Call `conversation` once, in any thread, with a `perform` for it to use; then make all of it durable.
+
+        The batches of a conversation see what the ones before it wrote; nobody else does until it is durable (None).
+        Refused: nothing was or will be written; the conversation need not have been called.  Unknown: all of it,
+        or nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class AsyncConversingStore(AsyncStore, Protocol):
+    """A ConversingStore for the async driver."""
+
+    async def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None: ...

@@ -5,6 +5,7 @@
     sqlite:////var/lib/bank.db                  four slashes: a path from the root
     sqlite:///bank.db?busy_timeout=5            seconds to wait for other processes
     ...?tombstones=2592000                      seconds a removed document still shows that it has moved
+    couchbase://user:password@host/bucket       options: see casops.stores.couchbase_opening; needs casops[couchbase]
 
 In a path, % ? and # are written %25 %3F %23.
 
@@ -14,6 +15,8 @@ Must not be in here: what a store does.
 from __future__ import annotations
 
 import math
+from importlib import import_module
+from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
 from casops.errors import UsageError
@@ -24,24 +27,53 @@ from casops.stores.sqlite import BUSY_TIMEOUT, AsyncSqliteStore, SqliteStore
 
 __all__ = ["open_async_store", "open_store"]
 
+_COUCHBASE: Final = ("couchbase", "couchbases")
+
 
 def open_store(url: str) -> Store:
     """The store a URL names.  UsageError: no such URL; StoreUnavailable: it cannot be opened."""
+    couchbase = _couchbase(url)
+    if couchbase is not None:
+        found: Store = couchbase.open_couchbase(*_split(url))
+        return found
     return _open(url)
 
 
 def open_async_store(url: str) -> AsyncStore:
     """As open_store, for the async front.  Opens the file before it returns."""
+    couchbase = _couchbase(url)
+    if couchbase is not None:
+        found: AsyncStore = couchbase.open_async_couchbase(*_split(url))
+        return found
     store = _open(url)
     return AsyncMemoryStore(store) if isinstance(store, MemoryStore) else AsyncSqliteStore(store)
 
 
-def _open(url: str) -> MemoryStore | SqliteStore:
+def _split(url: str) -> tuple[str, str]:
+    """Scheme and rest.  A message shows nothing of the rest where it may hold a password."""
     scheme, found, rest = url.partition("://")
     if not found:
         raise UsageError(f"a store is named by a URL such as memory:// or sqlite:///bank.db, not {url!r}")
     if "#" in rest:
-        raise UsageError(f"write # as %23 in the URL of a store: {url!r}")
+        shown = f"{scheme}://…" if scheme in _COUCHBASE else url
+        raise UsageError(f"write # as %23 in the URL of a store: {shown!r}")
+    return scheme, rest
+
+
+def _couchbase(url: str) -> Any:
+    """The module that opens such a URL, imported only when it is needed; None: it is not Couchbase's."""
+    if _split(url)[0] not in _COUCHBASE:
+        return None
+    try:
+        return import_module("casops.stores.couchbase_opening")
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith(("couchbase", "acouchbase")):
+            raise
+        raise UsageError("couchbase:// needs the Couchbase SDK: pip install 'casops[couchbase]'") from error
+
+
+def _open(url: str) -> MemoryStore | SqliteStore:
+    scheme, rest = _split(url)
     place, _, query = rest.partition("?")
     if scheme == "memory":
         if place:
@@ -51,9 +83,7 @@ def _open(url: str) -> MemoryStore | SqliteStore:
     if scheme == "sqlite":
         options = _options(query, {"tombstones": TOMBSTONES, "busy_timeout": BUSY_TIMEOUT})
         return SqliteStore(_path(place, url), tombstones=options["tombstones"], busy_timeout=options["busy_timeout"])
-    if scheme in ("couchbase", "couchbases"):
-        raise UsageError("there is no store for Couchbase in this version of casops")
-    raise UsageError(f"no store is called {scheme}://; there are memory:// and sqlite:///")
+    raise UsageError(f"no store is called {scheme}://; there are memory://, sqlite:/// and couchbase://")
 
 
 def _path(place: str, url: str) -> str:

@@ -88,26 +88,28 @@ def check(request: StoreRequest) -> Refused | None:
     if isinstance(request, Scan):
         return _unfit((request.cursor,))
     key = request.key
-    texts: tuple[str | None, ...] = key
     if not key.collection or not key.id:
         return Refused("a document needs a collection and an id")
-    if isinstance(request, Insert | Replace):
-        stage = request.stage
-        body = request.body if isinstance(request.body, str) else None
-        texts = (*key, body, *((stage.meta, stage.body) if stage else ()))
-        times = [request.ttl, request.expires] if isinstance(request, Replace) else [request.ttl]
-        given = [time for time in times if time is not None]
-        _insist(len(given) <= 1, "two lifetimes", key)
-        _insist(all(time > 0 for time in given), "a lifetime that is over before it begins", key)
-        if any(time > MAX_SECONDS for time in given):
-            return Refused(f"the lifetime is too long: {given[0]} seconds")
-        if isinstance(request, Insert):
-            _insist(request.body is not None or not _reserved(key), "a record without a body", key)
     if isinstance(request, Replace | Remove):
         _insist(request.cas > 0, "a blind write", key)
-    if isinstance(request, Forget):
+    elif isinstance(request, Insert):
+        _insist(request.body is not None or not _reserved(key), "a record without a body", key)
+    elif isinstance(request, Forget):
         _insist(key.collection == INTENTIONS, "a blind removal", key)
-    return _unfit(texts)
+    return _unfit_content(request) if isinstance(request, Insert | Replace) else _unfit(key)
+
+
+def _unfit_content(request: Insert | Replace) -> Refused | None:
+    key, stage, ttl = request.key, request.stage, request.ttl
+    expires = request.expires if isinstance(request, Replace) else None
+    _insist(ttl is None or expires is None, "two lifetimes", key)
+    lifetime = expires if ttl is None else ttl
+    if lifetime is not None:
+        _insist(lifetime > 0, "a lifetime that is over before it begins", key)
+        if lifetime > MAX_SECONDS:
+            return Refused(f"the lifetime is too long: {lifetime} seconds")
+    body = request.body if isinstance(request.body, str) else None
+    return _unfit((*key, body) if stage is None else (*key, body, stage.meta, stage.body))
 
 
 def see(row: Row | None, now: float) -> Row | None:

@@ -3,6 +3,8 @@
 Group commit: callers put their batches into a queue; one of them leads and carries out what is
 queued in one transaction, the others wait for it.  So one fsync serves many callers, and while it is
 under way the next group gathers.  A group that only reads takes no write lock and syncs nothing.
+Batches that only read do not wait for a group: a second connection answers them beside the one that writes.
+A conversation (casops.stores) is a member of a group like a batch; the leader holds it.
 
 What becomes of an error (all of a group share its fate; replies rest on what the transaction saw):
 
@@ -39,11 +41,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from typing import Final
+from typing import Final, TypeAlias
 
 from casops.errors import StoreUnavailable, UsageError
 from casops.messages import Read, Refused, Reply, Scan, StoreRequest, Unknown
-from casops.stores import sqlite_forks
+from casops.stores import Perform, sqlite_forks
 from casops.stores.rows import TOMBSTONES, check
 from casops.stores.sqlite_documents import Transaction
 from casops.stores.sqlite_file import (
@@ -67,6 +69,9 @@ BUSY_TIMEOUT: Final = 5.0
 # Requests in one transaction (a larger batch goes alone).  About 10 ms of work, so other processes get the lock
 # in between and nobody waits long for strangers; beyond it the fsync is already shared by a hundred callers.
 GROUP_REQUESTS: Final = 300
+
+# Requests a conversation is reckoned to have, before it is known: an operation on two documents, with its settling.
+CONVERSATION: Final = 15
 
 # Changed rows, each taken for a page of log, after which the log is copied into the database: SQLite's own default.
 CHECKPOINT_EVERY: Final = 1000
@@ -105,11 +110,14 @@ class SqliteStore:
         self._clock = clock
         self._connection: sqlite3.Connection | None = open_file(self._path, busy_timeout=busy_timeout, create=True)
         self._identity = identity(self._path)
+        self._reader: sqlite3.Connection | None = None
+        self._reading = threading.Lock()
         self._pid = os.getpid()
         sqlite_forks.note_open(self, self._identity)
         self._turn = threading.Condition()
         self._queue: deque[_Caller] = deque()
         self._leading = False
+        self._leader = 0  # the thread that leads
         self._closed = False
         self._to_checkpoint = CHECKPOINT_EVERY  # at once: the processes before may have been too short-lived for it
 
@@ -120,19 +128,17 @@ class SqliteStore:
         caller.  Where anything else is raised (KeyboardInterrupt), the outcome is unknown.
         """
         self.check_usable()
-        caller = _Caller(batch)
-        if caller.open:
-            with self._turn:
-                self.check_usable()  # again: close may have come in between
-                self._queue.append(caller)
-            try:
-                while not caller.done:
-                    self._wait_or_lead(caller)
-            except BaseException:
-                with self._turn, suppress(ValueError):
-                    self._queue.remove(caller)
-                raise
+        caller = _Batch(batch)
+        if caller.open and not (caller.reads and self._read(caller)):
+            self._queue_up(caller)
         return caller.replies()
+
+    def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None:
+        """See ConversingStore.  Raises as perform does; None: it is durable."""
+        self.check_usable()
+        caller = _Conversation(conversation)
+        self._queue_up(caller)
+        return caller.outcome()
 
     def close(self) -> None:
         """Wait for the group under way and close the file.  May be called twice."""
@@ -142,14 +148,59 @@ class SqliteStore:
             self._turn.wait_for(lambda: not self._leading)
             self._closed = True
             self._disconnect()
+        with self._reading:
+            self._stop_reading()
         sqlite_forks.note_closed(self)
 
     def check_usable(self) -> None:
         """Raise UsageError if the store is closed or was opened before a fork."""
         if os.getpid() != self._pid:
             raise UsageError(f"this store was opened before a fork; {sqlite_forks.HINT}")
+        self._check_open()
+        if self._leader == threading.get_ident():  # it would wait for itself
+            raise UsageError("a business function must not ask the store it works on; it has its documents")
+
+    def _check_open(self) -> None:
         if self._closed:
             raise UsageError("this store is closed")
+
+    def _read(self, caller: _Batch) -> bool:
+        """Answer beside the one that writes.  False: this must be done, or its error told, in a group."""
+        with self._reading:
+            self._check_open()  # close may have come in between
+            try:
+                if self._reader is None:
+                    self._reader = open_file(self._path, busy_timeout=0, create=False)
+                if self._identity is None or identity(self._path) != self._identity:
+                    return False
+                transaction = Transaction(self._reader, writing=False, wall=self._clock(), tombstones=self._tombstones)
+                caller.carry_out(transaction)
+                self._reader.execute("COMMIT")
+            except (sqlite3.Error, StoreUnavailable):
+                self._stop_reading()
+                return False
+            except BaseException:
+                self._stop_reading()
+                raise
+            return not transaction.time_passed  # the database's time must move on first, see _carry_out
+
+    def _stop_reading(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            with suppress(sqlite3.Error):
+                reader.close()
+
+    def _queue_up(self, caller: _Caller) -> None:
+        with self._turn:
+            self._check_open()  # close may have come in between
+            self._queue.append(caller)
+        try:
+            while not caller.done:
+                self._wait_or_lead(caller)
+        except BaseException:
+            with self._turn, suppress(ValueError):
+                self._queue.remove(caller)
+            raise
 
     def _wait_or_lead(self, caller: _Caller) -> None:
         leading = False
@@ -160,21 +211,23 @@ class SqliteStore:
                 if caller.done:
                     return
                 leading = self._leading = True
+                self._leader = threading.get_ident()
                 group = self._take_group()
-            self._carry_out([part for member in group for part in member.open])
+            self._carry_out(group)
             self._answer(group)
             if self._to_checkpoint >= CHECKPOINT_EVERY:
                 self._checkpoint()
         finally:
             if leading:
+                self._leader = 0
                 self._answer(group, leading=False)
 
     def _take_group(self) -> list[_Caller]:
         group = [self._queue.popleft()]
-        size = len(group[0].open)
-        while self._queue and size + len(self._queue[0].open) <= GROUP_REQUESTS:
+        size = group[0].size
+        while self._queue and size + self._queue[0].size <= GROUP_REQUESTS:
             group.append(self._queue.popleft())
-            size += len(group[-1].open)
+            size += group[-1].size
         return group
 
     def _answer(self, group: list[_Caller], *, leading: bool = True) -> None:
@@ -184,52 +237,48 @@ class SqliteStore:
             self._leading = leading
             self._turn.notify_all()
 
-    def _carry_out(self, parts: list[_Part]) -> None:
+    def _carry_out(self, group: list[_Caller]) -> None:
         committing = False
         try:
-            reading = all(isinstance(part.request, Read | Scan) for part in parts)
-            transaction = self._transact(parts, writing=not reading)
+            reading = all(member.reads for member in group)
+            transaction = self._transact(group, writing=not reading)
             if reading and transaction.time_passed:
                 # The database's time must move on first, or a version could expire, live again and expire again.
                 self._connected().execute("ROLLBACK")
-                transaction, reading = self._transact(parts, writing=True), False
+                transaction, reading = self._transact(group, writing=True), False
             transaction.finish()
             committing = not reading
-            self._connected().execute("COMMIT")
+            self._connected(look=committing).execute("COMMIT")
             self._to_checkpoint += transaction.changes
+            for member in group:
+                member.committed()
         except (sqlite3.Error, StoreUnavailable) as error:
-            reply: Reply = Refused(str(error))
+            reply: Refused | Unknown = Refused(str(error))
             if isinstance(error, sqlite3.Error):
                 certain = not committing or certainly_not_committed(error)
                 reply = (Refused if certain else Unknown)(explain(error, self._path))
-            for part in parts:
-                part.reply, part.bug = reply, None
+            for member in group:
+                member.failed(reply)
             self._recover(error)
         except BaseException as error:
-            for part in parts:
-                part.reply, part.bug = None, None
+            for member in group:
+                member.failed(Unknown("the thread that wrote for several callers was interrupted"))
             self._recover(error)
             raise
 
-    def _transact(self, parts: list[_Part], *, writing: bool) -> Transaction:
+    def _transact(self, group: list[_Caller], *, writing: bool) -> Transaction:
         """All of a group but its COMMIT."""
         connection = self._connected()
         transaction = until_free(
             lambda: Transaction(connection, writing=writing, wall=self._clock(), tombstones=self._tombstones),
             self._busy_timeout,
         )
-        for part in parts:
-            part.bug = None
-            try:
-                part.reply = transaction.answer(part.request)
-            except AssertionError as bug:
-                part.bug = bug
-            except (sqlite3.DataError, OverflowError, UnicodeError) as error:
-                part.reply = Refused(f"SQLite does not take this text: {error}")  # that statement did nothing
+        for member in group:
+            member.carry_out(transaction)
         return transaction
 
-    def _connected(self) -> sqlite3.Connection:
-        if self._identity is None or identity(self._path) != self._identity:
+    def _connected(self, *, look: bool = True) -> sqlite3.Connection:
+        if look and (self._identity is None or identity(self._path) != self._identity):
             raise StoreUnavailable(f"the file was moved, removed or replaced while it was open: {self._path}")
         if self._connection is None:
             self._connection = open_file(self._path, busy_timeout=self._busy_timeout, create=False)
@@ -288,6 +337,11 @@ class AsyncSqliteStore:
         self.store.check_usable()  # here too: after a fork the pool has no threads and would wait for ever
         return await asyncio.get_running_loop().run_in_executor(self._pool, self.store.perform, tuple(batch))
 
+    async def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None:
+        """As SqliteStore.converse.  Cancelling does not stop it: its outcome is then unknown."""
+        self.store.check_usable()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self.store.converse, conversation)
+
     async def close(self) -> None:
         """Wait for writes under way, cancelled ones too, then close the store."""
         await asyncio.to_thread(self._shut)
@@ -308,15 +362,32 @@ class _Part:
         self.bug: AssertionError | None = None
 
 
-class _Caller:
+class _Batch:
     """A batch on its way."""
 
-    __slots__ = ("done", "open", "parts")
+    __slots__ = ("done", "open", "parts", "reads", "size")
 
     def __init__(self, batch: Sequence[StoreRequest]) -> None:
         self.parts = [_Part(request) for request in batch]
         self.open = [part for part in self.parts if part.reply is None]
+        self.size = len(self.open)
+        self.reads = all(isinstance(part.request, Read | Scan) for part in self.open)
         self.done = False
+
+    def carry_out(self, transaction: Transaction) -> None:
+        for part in self.open:
+            part.bug = None
+            try:
+                part.reply = _answer(transaction, part.request)
+            except AssertionError as bug:
+                part.bug = bug
+
+    def committed(self) -> None:
+        """What the transaction said is true."""
+
+    def failed(self, reply: Refused | Unknown) -> None:
+        for part in self.open:
+            part.reply, part.bug = reply, None
 
     def replies(self) -> list[Reply]:
         for part in self.parts:
@@ -324,3 +395,49 @@ class _Caller:
                 raise part.bug
         interrupted = Unknown("the thread that wrote for several callers was interrupted")
         return [interrupted if part.reply is None else part.reply for part in self.parts]
+
+
+class _Conversation:
+    """A conversation on its way."""
+
+    __slots__ = ("_bug", "_failed", "_hold", "done", "reads", "size")
+
+    def __init__(self, conversation: Callable[[Perform], None]) -> None:
+        self._hold = conversation
+        self._bug: AssertionError | None = None
+        self._failed: Refused | Unknown | None = Unknown("it was not carried out")
+        self.reads = False
+        self.size = CONVERSATION
+        self.done = False
+
+    def carry_out(self, transaction: Transaction) -> None:
+        try:
+            self._hold(lambda batch: [_checked_answer(transaction, request) for request in batch])
+        except AssertionError as bug:  # of this caller: what it wrote before stands, as if it had crashed here
+            self._bug = bug
+
+    def committed(self) -> None:
+        self._failed = None
+
+    def failed(self, reply: Refused | Unknown) -> None:
+        self._failed, self._bug = reply, None
+
+    def outcome(self) -> Refused | Unknown | None:
+        if self._bug is not None:
+            raise self._bug
+        return self._failed
+
+
+_Caller: TypeAlias = _Batch | _Conversation
+
+
+def _checked_answer(transaction: Transaction, request: StoreRequest) -> Reply:
+    refused = check(request)
+    return _answer(transaction, request) if refused is None else refused
+
+
+def _answer(transaction: Transaction, request: StoreRequest) -> Reply:
+    try:
+        return transaction.answer(request)
+    except (sqlite3.DataError, OverflowError, UnicodeError) as error:
+        return Refused(f"SQLite does not take this text: {error}")  # that statement did nothing

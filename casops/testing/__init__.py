@@ -13,6 +13,7 @@ def test_a_transfer_survives_everything() -> None:
     )
 """
 
+from casops.testing.couchbase_server import CouchbaseProcess, CouchbaseServer
 from casops.testing.crashing import Report, crash_everywhere
 
-__all__ = ["Report", "crash_everywhere"]
+__all__ = ["CouchbaseProcess", "CouchbaseServer", "Report", "crash_everywhere"]

@@ -1,5 +1,7 @@
 """The proof, as commands:  python -m casops.testing explore | simulate | soak
 
+And the test double of a Couchbase data service, as a process:  python -m casops.testing couchbase
+
 Must not be in here: anything but reading arguments and printing lines.
 """
 
@@ -12,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 from casops.testing.cases import cases
+from casops.testing.couchbase_server import standalone
 from casops.testing.explorer import Explorer, Found
 from casops.testing.simulator import Lived, live
 from casops.testing.soaking import soak, told
@@ -104,7 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     three.add_argument("--seed", type=int, default=1)
     three.add_argument("--workers", type=int, default=3)
     three.add_argument("--store", help="URL of a store (default: an SQLite file of its own)")
+    four = commands.add_parser("couchbase", help="the test double of a Couchbase data service")
+    standalone.add_arguments(four)
     asked = parser.parse_args(arguments)
+    if asked.command == "couchbase":
+        return standalone.run(asked, say)
     if asked.command == "explore":
         return explore(asked.jobs, asked.case)
     if asked.command == "simulate":

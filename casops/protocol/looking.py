@@ -1,0 +1,57 @@
+"""Step 0 of an operation, where reading costs next to nothing: has it ended, and what would come of it?
+
+An operation that has ended is answered from what is read here, and nothing is written.  If it has not, nothing is
+built on what was read.  The business function runs on it before anything is declared or locked; should the
+documents be the same when they are read in step 1, as they nearly always are, it need not run again there,
+where a store may have others wait.
+
+Must not be in here: anything an answer depends on, other than a final R(i).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from casops.messages import Key, Missing, Steps
+from casops.protocol import work as business
+from casops.protocol.environment import Environment, Found
+from casops.protocol.fate import Standing, standing_of
+from casops.records import result_key
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What comes of the business function on these documents."""
+
+    values: Mapping[Key, business.Value]
+    evaluation: business.Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """R(i) and, unless it is final, what would come of the operation; None: a stage must be decided first."""
+
+    standing: Standing
+    foreseen: Foreseen | None
+
+
+def look_before(environment: Environment, operation_id: str, work: business.Work) -> Steps[Seen]:
+    """Raises StoreFailed or TimeUp, and InvariantViolation for a record that cannot be read."""
+    key = result_key(operation_id)
+    standing = standing_of((yield from environment.read([key]))[key], operation_id)
+    if standing.final:
+        return Seen(standing, None)
+    documents = yield from environment.read(work.declared)
+    if any(_carries_a_stage(found) for found in documents.values()):
+        return Seen(standing, None)
+    values = {each: _value(found) for each, found in documents.items()}
+    return Seen(standing, Foreseen(values, work.evaluate(values)))
+
+
+def _carries_a_stage(found: Found) -> bool:
+    return not isinstance(found, Missing) and found.stage is not None
+
+
+def _value(found: Found) -> business.Value:
+    return business.Value(None) if isinstance(found, Missing) else business.Value(found.body, found.expires)

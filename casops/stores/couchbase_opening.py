@@ -1,0 +1,307 @@
+"""From a URL, or a ready bucket, to a Couchbase store that is known to work.
+
+    couchbase://user:password@host/bucket            couchbases:// for TLS; several hosts: host1,host2:11210
+    ?scope=app                                       scope of the documents (default _default)
+    &collection=all                                  one Couchbase collection for all documents, keys `accounts/alice`
+    &records=casops                                  collection (or scope.collection) of results and intentions
+    &prefix=test-                                    stands before every key
+    &durability=majority                             none, majority, majority_and_persist, persist_to_majority
+    &timeout=5                                       seconds for one call
+    &create=accounts,orders                          these collections, their scope and what the records need are
+                                                     created where missing; create=true: no collections of documents
+    &certificate=/etc/ca.pem                         whom to trust, with couchbases://
+
+User, password and options are percent-encoded.  Opening connects, looks for the collection of the records and makes one
+durable write there, so that what cannot work is told at once and in one sentence.
+
+Must not be in here: what a store does.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote
+
+from casops.errors import StoreUnavailable, UsageError
+from casops.messages import Refused
+from casops.stores.couchbase import AsyncCouchbaseStore, CouchbaseStore
+from casops.stores.couchbase_calls import Answer, Calls, answer, field, put, send
+from casops.stores.couchbase_documents import refusal
+from casops.stores.couchbase_errors import Meaning, Trouble, judge
+from casops.stores.couchbase_places import Settings
+from casops.stores.couchbase_sdk import async_cluster, auth, options
+from casops.stores.couchbase_sdk import cluster as sync_cluster
+from casops.stores.couchbase_sdk import exceptions as sdk
+
+__all__ = ["open_async_couchbase", "open_couchbase", "prepare"]
+
+# Of what is stored.  A casops that does not know the number leaves the store alone.
+FORMAT: Final = 1
+
+_HOSTS: Final = re.compile(r"[A-Za-z0-9._\-\[\]:]+(,[A-Za-z0-9._\-\[\]:]+)*")
+_TEXT_OPTIONS: Final = ("scope", "collection", "records", "prefix", "durability")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a URL says."""
+
+    connection: str
+    user: str
+    password: str
+    bucket: str
+    settings: Settings
+    create: tuple[str, ...] | None
+    certificate: str | None
+
+    @property
+    def shown(self) -> str:
+        """For messages: without the password."""
+        return f"{self.connection}/{self.bucket}"
+
+
+def open_couchbase(scheme: str, rest: str) -> CouchbaseStore:
+    """The store of a URL.  UsageError: it cannot be right; StoreUnavailable: it cannot be opened."""
+    target = read_url(scheme, rest)
+    cluster = _connect(target)
+    try:
+        bucket = _bucket(cluster, target)
+        if target.create is not None:
+            _create(bucket, target.settings, target.create)
+        prepare(bucket, target.settings, target.shown)
+    except BaseException:
+        cluster.close()
+        raise
+    return CouchbaseStore(bucket, target.settings, close=cluster.close)
+
+
+def open_async_couchbase(scheme: str, rest: str) -> AsyncCouchbaseStore:
+    """As open_couchbase, for the async front.
+
+    Whether it can work is found out here, blocking, by a connection of the sync SDK; the one that is used is made
+    at the first request, since it belongs to the event loop that runs then.
+    """
+    open_couchbase(scheme, rest).close()
+    target = read_url(scheme, rest)
+
+    async def connect() -> tuple[Any, Callable[[], Awaitable[None]]]:
+        cluster = async_cluster()(target.connection, _options(target))
+        try:
+            await cluster.on_connect()
+            bucket = cluster.bucket(target.bucket)
+            await bucket.on_connect()
+        except Exception as error:
+            await cluster.close()
+            raise _unavailable(error, target) from error
+        return bucket, cluster.close
+
+    return AsyncCouchbaseStore(None, target.settings, connect=connect)
+
+
+# --- the URL ----------------------------------------------------------------------------------
+
+
+def read_url(scheme: str, rest: str) -> Target:
+    """Take a URL apart.  Raises UsageError; no message shows a password."""
+    place, _, query = rest.partition("?")
+    login, found, address = place.rpartition("@")
+    user, colon, password = login.partition(":")
+    hosts, slash, bucket = address.partition("/")
+    if not (found and colon and user and slash and bucket and "/" not in bucket):
+        raise UsageError(
+            f"a Couchbase store is named {scheme}://user:password@host/bucket, with @ : / ? in the password written "
+            "%40 %3A %2F %3F"
+        )
+    if not _HOSTS.fullmatch(hosts):
+        raise UsageError(f"hosts are written host1,host2:11210, not {hosts!r}")
+    given = _options_of(query)
+    certificate = given.pop("certificate", None)
+    if certificate is not None and scheme != "couchbases":
+        raise UsageError("option certificate needs TLS: couchbases://")
+    create = given.pop("create", None)
+    values: dict[str, Any] = dict(given)
+    if "timeout" in values:
+        values["timeout"] = _seconds(values["timeout"])
+    settings = Settings(**values)
+    return Target(
+        connection=f"{scheme}://{hosts}",
+        user=_decoded(user),
+        password=_decoded(password),
+        bucket=_decoded(bucket),
+        settings=settings,
+        create=None if create is None else _to_create(create, settings),
+        certificate=certificate,
+    )
+
+
+def _options_of(query: str) -> dict[str, str]:
+    known = (*_TEXT_OPTIONS, "timeout", "create", "certificate")
+    given: dict[str, str] = {}
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors="strict") if query else []
+    except ValueError as error:
+        raise UsageError(f"options are written name=value&name=value, not {query!r}") from error
+    for name, text in pairs:
+        if name not in known:
+            raise UsageError(f"unknown option {name!r}; there are: {', '.join(sorted(known))}")
+        if name in given:
+            raise UsageError(f"option {name!r} is given twice")
+        given[name] = text
+    return given
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise UsageError(f"option 'timeout' is a number of seconds, more than 0, not {text!r}")
+    return seconds
+
+
+def _to_create(text: str, settings: Settings) -> tuple[str, ...]:
+    names = () if text == "true" else tuple(text.split(","))
+    for name in names:
+        Settings(collection=name)  # says what Couchbase does not take as a name
+    return names if settings.collection is None else (settings.collection,)
+
+
+def _decoded(text: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError as error:
+        raise UsageError("user, password and bucket are percent-encoded UTF-8") from error
+
+
+# --- the connection ---------------------------------------------------------------------------
+
+
+def _options(target: Target) -> Any:
+    limit = timedelta(seconds=target.settings.timeout)
+    limits = options.ClusterTimeoutOptions(
+        bootstrap_timeout=limit,
+        connect_timeout=limit,
+        resolve_timeout=limit,
+        dns_srv_timeout=limit,
+        management_timeout=limit,
+        kv_timeout=limit,
+        kv_durable_timeout=limit,
+    )
+    # The SDK's own tracing and metering cost as much as the call; casops keeps histories of its own.
+    tracing = options.ClusterTracingOptions(enable_tracing=False)
+    more = {} if target.certificate is None else {"trust_store_path": target.certificate}
+    return options.ClusterOptions(
+        auth.PasswordAuthenticator(target.user, target.password),
+        timeout_options=limits,
+        tracing_options=tracing,
+        enable_metrics=False,
+        **more,
+    )
+
+
+def _connect(target: Target) -> Any:
+    try:
+        return sync_cluster.Cluster(target.connection, _options(target))
+    except Exception as error:
+        raise _unavailable(error, target) from error
+
+
+def _bucket(cluster: Any, target: Target) -> Any:
+    try:
+        return cluster.bucket(target.bucket)
+    except Exception as error:
+        bucket_missing = isinstance(error, sdk.UnAmbiguousTimeoutException | sdk.BucketNotFoundException)
+        if bucket_missing:  # it has answered just now
+            raise StoreUnavailable(
+                f"there is no bucket {target.bucket!r} on {target.connection} (or it is not ready): create it or "
+                f"name another one ({type(error).__name__})"
+            ) from error
+        raise _unavailable(error, target) from error
+
+
+def _unavailable(error: Exception, target: Target) -> StoreUnavailable:
+    """The sentence for a connection that could not be made."""
+    if isinstance(error, sdk.AuthenticationException):
+        why = f"{target.connection} does not accept this user and password, or the user may not use {target.bucket!r}"
+    elif isinstance(error, sdk.UnAmbiguousTimeoutException | sdk.AmbiguousTimeoutException):
+        why = (
+            f"no Couchbase server answered at {target.connection} within {target.settings.timeout:g} s: look at host, "
+            "port, network and TLS"
+        )
+    else:
+        why = f"{target.shown} cannot be opened: {judge(error, reading=True).why}"
+    return StoreUnavailable(why)
+
+
+# --- what a store needs -----------------------------------------------------------------------
+
+
+def prepare(bucket: Any, settings: Settings, shown: str = "the bucket") -> None:
+    """Make sure that records can be kept there: the collection is there, a durable write succeeds, the format is ours.
+
+    bucket: a Bucket of the sync SDK.  Raises StoreUnavailable with a sentence for a person.
+    """
+    calls, place = Calls(settings), settings.shard(0)
+    collection = bucket.scope(place.scope).collection(place.collection)
+
+    def ask(call: Any) -> Answer | Trouble:
+        try:
+            return answer(call, send(collection, call))
+        except Exception as error:  # noqa: BLE001 - as in CouchbaseStore
+            return judge(error, reading=call.reading)
+
+    # Another process may be at it: whoever loses looks again, and one more time is enough as nobody takes it away.
+    for _ in range(3):
+        found = ask(calls.look(place, (field("casops", hidden=True),)))
+        if isinstance(found, Trouble) and found.meaning is Meaning.MISSING:
+            done = ask(calls.insert_parts(place, (put("casops", f'{{"v":{FORMAT}}}'),)))
+        elif isinstance(found, Trouble):
+            raise _lacking(found, settings, shown)
+        else:
+            if found.fields[0] is not None and found.fields[0] != f'{{"v":{FORMAT}}}'.encode():
+                raise StoreUnavailable(f"a newer casops wrote {settings.records} of {shown}: upgrade casops")
+            done = ask(calls.mutate(place, found.cas, (put("casops", f'{{"v":{FORMAT}}}'),)))
+        if isinstance(done, Answer):
+            return
+        if done.meaning not in (Meaning.MOVED, Meaning.EXISTS, Meaning.MISSING):
+            raise _lacking(done, settings, shown)
+    # Lost to others three times: so writes succeed there.
+
+
+def _lacking(trouble: Trouble, settings: Settings, shown: str) -> StoreUnavailable:
+    scope, collection = settings.records_at
+    if trouble.meaning is Meaning.NO_COLLECTION:
+        return StoreUnavailable(
+            f"there is no collection {scope}.{collection} in {shown}, where results and intentions are to live: create "
+            "it, name another one with option records, or open with create=true"
+        )
+    reply = refusal(trouble)
+    certain = isinstance(reply, Refused)
+    return StoreUnavailable(f"{shown} {'does not take' if certain else 'did not confirm'} a durable write: {reply.why}")
+
+
+def _create(bucket: Any, settings: Settings, names: tuple[str, ...]) -> None:
+    """Create what is missing.  Needs the cluster manager, and a user who may do so."""
+    manager = bucket.collections()
+    wanted = {settings.records_at, *((settings.scope, name) for name in names)}
+    try:
+        found = {scope.name: scope for scope in manager.get_all_scopes()}
+        there = {(name, collection.name) for name, scope in found.items() for collection in scope.collections}
+        for scope in sorted({scope for scope, _ in wanted} - found.keys()):
+            with suppress(sdk.ScopeAlreadyExistsException):  # another process was faster
+                manager.create_scope(scope)
+        for scope, name in sorted(wanted - there):
+            with suppress(sdk.CollectionAlreadyExistsException):
+                manager.create_collection(scope, name)
+    except sdk.CouchbaseException as error:
+        why = judge(error, reading=False).why
+        raise StoreUnavailable(
+            f"the collections {', '.join('.'.join(each) for each in sorted(wanted))} could not be created: {why}"
+        ) from error
