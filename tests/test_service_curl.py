@@ -1,4 +1,4 @@
-"""A client that is not ours: the curl lines of docs/service.md, and curl against a server that dies."""
+"""A client that is not ours: the curl lines of docs/service.md and of the README, and curl against a server that dies."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 from tests.service_process import PATIENCE, Server, free_port
 
 PAGE = Path(__file__).parent.parent / "docs" / "service.md"
+README = PAGE.parent.parent / "README.md"
 CURL = shutil.which("curl")
 
 
@@ -71,9 +72,10 @@ def bank(tmp_path: Path) -> Iterator[int]:
         process.wait(PATIENCE)
 
 
-def test_the_curl_lines_of_the_page_do_what_it_says(bank: int) -> None:
-    told = conversations(PAGE.read_text())
-    assert len(told) >= 9
+@pytest.mark.parametrize(("page", "lines"), [(PAGE, 9), (README, 5)], ids=["docs/service.md", "README.md"])
+def test_the_curl_lines_of_a_page_do_what_it_says(bank: int, page: Path, lines: int) -> None:
+    told = conversations(page.read_text())
+    assert len(told) >= lines
     for command, prints in told:
         pattern = ".*?".join(re.escape(part) for part in prints.split("…"))
         printed = curl(command, bank)
