@@ -249,6 +249,7 @@ async def test_an_operation_that_is_not_there() -> None:
     async with bank() as web:
         told = problem(await web.post("transfre", "t", ARGUMENTS), 404, "operation-unknown")
         assert "transfer" in told["detail"]
+        problem(await web.post("transfre", "t", body=b""), 404, "operation-unknown")
 
 
 async def test_an_id_that_has_expired() -> None:
