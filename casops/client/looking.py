@@ -27,7 +27,8 @@ class Question:
 
     @property
     def path(self) -> str:
-        return f"/operations/{quote(self.operation_id, safe='')}"
+        # The dots as well: an id of nothing but dots would be taken for a way up in the path.
+        return f"/operations/{quote(self.operation_id, safe='').replace('.', '%2E')}"
 
     def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Fate:
         return read_outcome(self.operation_id, status, headers, body)
