@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
 
-from casops import AsyncCasOps, CasOps, Documents, Operation, Options, Ref, UsageError
+from casops import AsyncCasOps, CasOps, Declined, Documents, Operation, Options, Ref, UsageError
 from casops.messages import Refused, Unknown
 from casops.service import ServiceOptions, create_app, operations_router
 from casops.stores.memory import MemoryStore
@@ -71,6 +71,19 @@ async def test_a_refusal_is_replayed_like_a_result() -> None:
         assert "Idempotent-Replayed" not in first.headers
         assert again.headers["Idempotent-Replayed"] == "true"
         assert (await web.get("t")).json()["refusal"] == {"code": "insufficient_funds", "details": {"balance": "100"}}
+
+
+class Refuse(Operation[None]):
+    def apply(self, documents: Documents) -> None:
+        raise Declined("no", limit=None, left=0, why="", parts=[])
+
+
+async def test_details_that_look_like_nothing() -> None:
+    async with bank(operations=[Refuse]) as web:
+        details = {"limit": None, "left": 0, "why": "", "parts": list[int]()}
+        for _ in range(2):
+            assert problem(await web.post("refuse", "r", {}), 422, "declined")["details"] == details
+        assert (await web.get("r")).json()["refusal"]["details"] == details
 
 
 async def test_a_cancelled_operation() -> None:
@@ -236,6 +249,7 @@ async def test_an_operation_that_is_not_there() -> None:
     async with bank() as web:
         told = problem(await web.post("transfre", "t", ARGUMENTS), 404, "operation-unknown")
         assert "transfer" in told["detail"]
+        problem(await web.post("transfre", "t", body=b""), 404, "operation-unknown")
 
 
 async def test_an_id_that_has_expired() -> None:

@@ -6,12 +6,14 @@ import asyncio
 import threading
 from collections.abc import Container, Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from casops import CasOps, Documents, Operation, Recovery, Ref, UsageError
-from casops.service.in_flight import InFlight, InProgress, TooMany, in_thread
+from casops.service.in_flight import InFlight, InProgress, TooMany
+from casops.service.threads import Threads, in_thread
 from tests.bank import Account
 from tests.serving import OPERATIONS, SERVICE, Web, bank, until
 from tests.test_service_answers import problem
@@ -216,28 +218,31 @@ async def test_the_table_forgets_what_has_ended() -> None:
     assert await table.finish(0) == frozenset()
 
 
-async def test_work_that_has_ended_is_not_joined() -> None:
+async def test_work_that_has_ended_is_not_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even in the moment between its end and its being taken out of the table."""
     table = InFlight(threads=1, operations=2, requests=2)
-    runs: list[int] = []
+    loop = asyncio.get_running_loop()
+    ends, more = loop.create_future(), loop.create_future()
+    more.set_result("again")
+    runs = iter([ends, more])
+    monkeypatch.setattr(table, "_working", SimpleNamespace(run=lambda work: next(runs)))
 
-    def fail() -> Any:
-        runs.append(1)
-        raise ZeroDivisionError
+    def unused() -> Any:
+        raise AssertionError("not called")
 
-    async def ask_in_that_moment() -> Any:
-        async with table._threads:  # whoever waits for a thread goes on just then
-            assert [each.done() for each in table._table.values()] == [True]
-        return await table.ask("i", "f", fail, 30)
+    def ask_in_that_moment(_: object) -> None:
+        assert [each.done() for each in table._table.values()] == [True]
+        later.append(table._begin_or_join("i", "f", unused)[0])
 
-    first = asyncio.create_task(table.ask("i", "f", fail, 30))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    again = asyncio.create_task(ask_in_that_moment())
-    for each in (first, again):
-        with pytest.raises(ZeroDivisionError):
-            await each
-    assert len(runs) == 2
+    later: list[asyncio.Task[Any]] = []
+    first = asyncio.create_task(table.ask("i", "f", unused, 30))
+    await until(lambda: ends._callbacks)  # the work waits
+    ends.add_done_callback(ask_in_that_moment)  # told just after the work is, and before the table
+    ends.set_result("first")
+    answers: list[Any] = [await first]
+    await until(lambda: later)
+    answers.append(await later[0])
+    assert answers == [("first", False), "again"]
 
 
 async def test_the_bounds_of_the_table() -> None:
@@ -287,6 +292,23 @@ async def test_looking_is_bounded_too() -> None:
     go.set()
     await asyncio.gather(*looks)
     assert len(inside) == 5
+
+
+async def test_threads_are_kept_no_more_than_needed_and_end_when_told() -> None:
+    threads = Threads(3, "kept")
+
+    def count() -> int:
+        return sum(each.name == "kept" for each in threading.enumerate())
+
+    for number in range(5):
+        assert await threads.run(lambda number=number: number) == number  # type: ignore[misc]
+        await until(lambda: threads._idle._value == 1)
+        assert count() == 1
+    barrier = threading.Barrier(3)
+    await asyncio.gather(*(threads.run(lambda: barrier.wait(30)) for _ in range(3)))
+    assert count() == 3
+    threads.close()
+    await until(lambda: count() == 0)
 
 
 async def test_a_thread_whose_caller_is_gone_ends_in_silence() -> None:

@@ -31,6 +31,11 @@ async def test_a_body_that_says_it_is_too_large_is_not_read() -> None:
         assert (await web.post("echo", "e", body=b"{}" + b" " * 998)).status_code == 200
 
 
+async def test_a_length_that_is_too_large_is_believed() -> None:
+    status, told = await _raw([(b"content-length", b"1001"), (b"idempotency-key", b"e")], [])  # nothing ever comes
+    assert (status, told["type"]) == (413, "urn:casops:problem:body-too-large")
+
+
 async def test_a_body_that_turns_out_to_be_too_large() -> None:
     sent: list[int] = []
 

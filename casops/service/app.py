@@ -21,10 +21,10 @@ from casops.front import CasOps
 from casops.operations import Operation
 from casops.service import documenting
 from casops.service.guarding import echoes_of
-from casops.service.in_flight import in_thread
 from casops.service.options import ServiceOptions
 from casops.service.problems import Problem
 from casops.service.router import operations_router
+from casops.service.threads import in_thread
 from casops.wire import ProblemKind
 
 

@@ -16,8 +16,9 @@ from casops.engine import describe
 from casops.front import CasOps
 from casops.outcome import Recovery
 from casops.protocol.limits import MAX_FORGOTTEN
-from casops.service.in_flight import InFlight, in_thread
+from casops.service.in_flight import InFlight
 from casops.service.options import ServiceOptions
+from casops.service.threads import in_thread
 
 log = logging.getLogger("casops.service")
 

@@ -35,6 +35,7 @@ def guarded_route(options: ServiceOptions, retention: float) -> type[APIRoute]:
     class GuardedRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             inner = super().get_route_handler()
+            takes_body = self.body_field is not None
 
             async def handle(request: Request) -> Response:
                 echoes: dict[str, str] = {}
@@ -42,7 +43,7 @@ def guarded_route(options: ServiceOptions, retention: float) -> type[APIRoute]:
                     check_headers(request, options.header_bytes)
                     echoes = echoes_of(request)
                     body = await read_body(request, options)
-                    if request.method == "POST":
+                    if takes_body:
                         check_json(body)
                     response = await inner(Request(request.scope, _replay(body, request.receive)))
                 except Problem as problem:

@@ -7,9 +7,7 @@ The table's key is the id *and* the content.  The same id with other content run
 which of the two the id belongs to: this table has only seen one of them begin, which proves nothing.
 
 Business code is ordinary synchronous code and may be slow.  On an event loop it would hold up every other request, so
-the service takes a `CasOps` and runs it in threads: as many as the option says, and daemons, so that an `apply` that
-never returns cannot keep the process from ending.  A thread is started for each operation: little beside
-a durable write.
+the service takes a `CasOps` and runs it in threads.
 
 Must not be in here: HTTP.
 """
@@ -18,14 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar
 
 from casops.engine import describe
 from casops.errors import CasOpsError
 from casops.outcome import Outcome
+from casops.service.threads import Threads
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[], Outcome[Any]]
@@ -45,8 +43,8 @@ class InFlight:
     """The table of one event loop."""
 
     def __init__(self, *, threads: int, operations: int, requests: int) -> None:
-        self._threads = asyncio.Semaphore(threads)
-        self._looking = asyncio.Semaphore(threads)
+        self._working = Threads(threads, "casops-working")
+        self._looking = Threads(threads, "casops-looking")
         self._most_operations = operations
         self._most_requests = requests
         self._requests = 0
@@ -71,17 +69,18 @@ class InFlight:
         Raises TooMany, and whatever the work raises.
         """
         with self._request():
-            async with self._looking:
-                return await in_thread(work)
+            return await self._looking.run(work)
 
     def ids(self) -> frozenset[str]:
         """The operations that are being worked on here."""
         return frozenset(operation_id for operation_id, _ in self._table)
 
     async def finish(self, within: float) -> frozenset[str]:
-        """Wait for everything in flight, for so many seconds at most.  Gives what is left."""
+        """The end: wait for everything in flight, for so many seconds at most.  Gives what is left."""
         if tasks := list(self._table.values()):
             await asyncio.wait(tasks, timeout=within)
+        self._working.close()
+        self._looking.close()
         return self.ids()
 
     @contextmanager
@@ -114,8 +113,7 @@ class InFlight:
         return task, False
 
     async def _work(self, work: Work) -> Outcome[Any]:
-        async with self._threads:
-            return await in_thread(work)
+        return await self._working.run(work)
 
 
 def _report(operation_id: str, task: asyncio.Task[Outcome[Any]]) -> None:
@@ -127,34 +125,3 @@ def _report(operation_id: str, task: asyncio.Task[Outcome[Any]]) -> None:
         log.log(level, "operation %s: %s: %s", operation_id, type(error).__name__, describe(error))
     elif error is not None:
         log.error("operation %s failed unexpectedly and is pending", operation_id, exc_info=error)
-
-
-async def in_thread(work: Callable[[], T]) -> T:
-    """Run it in a daemon thread of its own.  If this coroutine is cancelled, the thread goes on."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def tell(result: T | None, error: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if error is None:
-            future.set_result(result)  # type: ignore[arg-type]  # there is one where there is no error
-        else:
-            future.set_exception(error)
-
-    def run() -> None:
-        result: T | None = None
-        failed: BaseException | None = None
-        try:
-            result = work()
-        except BaseException as error:  # noqa: BLE001 - it is passed on
-            failed = error
-            if isinstance(error, StopIteration) or not isinstance(error, Exception):
-                # A future does not take the one, and an event loop ends with the others (SystemExit).
-                failed = RuntimeError(f"{type(error).__name__} was raised where none is expected")
-                failed.__cause__ = error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(tell, result, failed)
-
-    threading.Thread(target=run, name="casops-service", daemon=True).start()
-    return await future

@@ -72,13 +72,13 @@ def hunt(mutant: Mutant) -> dict[str, Any]:
         explored += found.states
         if found.violation is not None:
             return {"by": case.name, "after": explored, "of": "states", "what": found.violation}
-    for seed in (*KEPT_SEEDS, *range(WORLDS)):
+    for lived, seed in enumerate((*KEPT_SEEDS, *range(WORLDS)), 1):
         try:
             violation = live(seed).violation
         except Exception as error:  # noqa: BLE001
             violation = f"{type(error).__name__}: {error}"
         if violation is not None:
-            return {"by": f"world {seed}", "after": seed + 1, "of": "worlds", "what": violation}
+            return {"by": f"world {seed}", "after": lived, "of": "worlds", "what": violation}
     return {"by": None, "after": explored, "of": "states", "what": f"survived {explored} states, {WORLDS} worlds"}
 
 
