@@ -77,6 +77,7 @@ class Call:
         self.turn = 0  # a wait that was cut short must not be woken by its own end
         self.ended = False
         self.error: CasOpsError | None = None
+        self.result: Any = None
         self.ended_at = 0.0
         self.entry: Entry | None = None
 
@@ -110,7 +111,7 @@ class World:
         entry = self.desk.table.enter(Asked(operation_id, "Act", fingerprint, "{}", 0.0), "/operations/act")
         call = Call(entry, Asking(self.desk, entry, self.now).run())
         call.entry = entry
-        self._step(call, None)
+        self.step(call, None)
         return call
 
     def call(self, operation_id: str = "i") -> Call:
@@ -142,13 +143,14 @@ class World:
         what()
         self._tell()
 
-    def _step(self, call: Call, now: float | None) -> None:
+    def step(self, call: Call, now: float | None) -> None:
         try:
             request = call.steps.send(now)  # type: ignore[arg-type]  # None begins it
             while isinstance(request, Send):
                 self._post(request.message)
                 request = call.steps.send(self.now)
         except (StopIteration, CasOpsError) as end:
+            call.result = end.value if isinstance(end, StopIteration) else None
             self._end(call, end if isinstance(end, CasOpsError) else None)
             return
         call.turn += 1
@@ -158,7 +160,7 @@ class World:
             if call.turn == turn and not call.ended:
                 call.turn += 1
                 call.concern.listeners[:] = [each for each in call.concern.listeners if each is not wake]
-                self._step(call, self.now)
+                self.step(call, self.now)
 
         def wake() -> None:
             self.at(0.0, go_on)
@@ -195,7 +197,7 @@ class World:
                 self._probed.add(server)
                 health = Health()
                 call = Call(health, self._probe(server, health))
-                self._step(call, None)
+                self.step(call, None)
 
     def _probe(self, server: Server, health: Health) -> Generator[Send | Wait, float, None]:
         try:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from casops import Contended, DocumentMissing, OperationMismatch, OutcomeUnknown, StoreUnavailable, UsageError
+from casops import Contended, DocumentMissing, Expired, OperationMismatch, OutcomeUnknown, StoreUnavailable, UsageError
 from casops.client import BusinessError, ClientOptions
 from casops.client.desk import Desk
 from casops.client.looking import Question, looking
-from casops.client.messages import Answer, Message, Seen, Send
+from casops.client.messages import Answer, Message, Seen
 from casops.wire import ACKNOWLEDGE, IDEMPOTENCY_KEY, MESSAGE, RETRY
-from tests.client_world import Arrival, Behaviour, NoReply, Reply, World, applied, away, problem, silent
+from tests.client_world import Arrival, Behaviour, Call, NoReply, Reply, World, applied, away, problem, silent
 
 QUICK = ClientOptions(
     deadline=10, first_timeout=1, least_timeout=0.5, most_timeout=4, life=30, pause=0.1, probe=0.5, probe_at_most=4
@@ -484,20 +484,31 @@ def test_looking_in_vain() -> None:
         look(world)
 
 
+def test_looking_waits_for_what_may_still_come() -> None:
+    world = World(["a", "b"], QUICK)
+    world.servers.update(a=always((7.0, Reply(200, b'{"status": "pending"}'))), b=away)
+    assert look(world) == Seen({"status": "pending"})
+    assert (len(world.sent), world.now) == (2, 1007)
+
+
+def test_looking_tells_what_another_server_would_tell_too() -> None:
+    world = World(["a", "b"], QUICK)
+    world.servers.update(a=always((0.1, problem(410, "expired"))), b=away)
+    with pytest.raises(Expired):
+        look(world)
+    assert len(world.sent) == 1
+
+
 def look(world: World) -> Seen:
+    """Ask what became of an id; the world goes on by single events, as it does for calls."""
     question = Question("a/b")
-    steps = looking(world.desk, question, world.now)
-    request = next(steps)
-    try:
-        while True:
-            if isinstance(request, Send):
-                world._post(request.message)
-            else:
-                world.run_for(request.until - world.now)
-            request = steps.send(world.now)
-    except StopIteration as stop:
-        seen: Seen = stop.value
-        return seen
+    call = Call(question, looking(world.desk, question, world.now))
+    world.step(call, None)
+    world.run_until(lambda: call.ended)
+    if call.error is not None:
+        raise call.error
+    assert isinstance(call.result, Seen)
+    return call.result
 
 
 # --- many worlds ------------------------------------------------------------------------------

@@ -247,6 +247,35 @@ def test_an_async_client_belongs_to_one_event_loop() -> None:
     asyncio.run(close())
 
 
+async def test_a_connect_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    def connect(url: str) -> httpx.AsyncClient:
+        raise ZeroDivisionError("no such certificate")
+
+    options = ClientOptions(deadline=5, pause=0, probe=100, probe_at_most=100)
+    async with AsyncClient(["http://a"], options=options, connect=connect) as client:
+        with pytest.raises(OutcomeUnknown) as error:
+            await client.run(Echo(value=1), operation_id="i")
+    assert error.value.operation_id == "i"
+    assert "no such certificate" in caplog.text
+
+
+async def test_servers_may_have_a_path() -> None:
+    paths: list[str] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        paths.append(request.url.raw_path.decode())
+        return httpx.Response(200, json=1, headers={"casops-message": request.headers["casops-message"]})
+
+    def connect(url: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=url, transport=httpx.MockTransport(reply))
+
+    async with AsyncClient(["http://a/api/"], connect=connect) as client:
+        assert await client.run(Echo(value=1), operation_id="i") == 1
+        with pytest.raises(StoreUnavailable):  # a number is no outcome
+            await client.outcome("..")
+    assert paths == ["/api/operations/echo", "/api/operations/%2E%2E"]
+
+
 # --- what httpx tells -------------------------------------------------------------------------
 
 CERTAIN = {httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol}

@@ -248,6 +248,17 @@ def test_an_entry_stays_until_it_was_delivered_and_no_message_is_out() -> None:
     assert table.all_replied("i")
 
 
+def test_what_ended_with_an_error_and_is_asked_for_again_is_pending_again() -> None:
+    table = Table(ClientOptions())
+    entry = table.enter(asked("i"), "/p")
+    entry.out = 1
+    table.leave(entry, delivered=True)
+    assert table.waiting() == []
+    assert table.enter(asked("i"), "/p") is entry
+    table.leave(entry, delivered=False)
+    assert table.waiting() == [asked("i")]
+
+
 def test_an_id_with_a_lost_message_is_remembered_as_such() -> None:
     table = Table(ClientOptions())
     for lost in (True, False):  # the second time nothing is lost, but the first message may still arrive

@@ -6,21 +6,25 @@
 
 It returns what the local call returns and raises the same errors (casops.errors), and BusinessError.
 
-    asking.py      one call: the rules, as a generator without I/O and clock     timing.py    time-outs (RFC 6298)
-    desk.py        what calls share; where replies come in                       servers.py   up, slow, suspect
-    wire.py        what a reply means                                            budget.py    retries of all calls
-    pending.py     the table; pending_file.py: the same on a disk                probing.py   suspect servers
-    async_client.py, client.py   those who carry it out
+    asking.py      one call: the rules, as a generator     timing.py         time-outs (RFC 6298)
+    desk.py        what calls share; replies come in here  servers.py        up, slow, suspect
+    replies.py     what a reply means                      budget.py         retries of all calls
+    pending.py     the table; pending_file.py: on a disk   acknowledging.py  ids nobody will ask for again
+    probing.py     suspect servers                         looking.py        what became of an operation?
+    async_client.py, client.py, http.py                    those who carry it out
+
+None of these but the last three does I/O or reads a clock; pending_file.py writes its file.
 
 Must not be in here: anything but names.
 """
 
-from casops.client.async_client import AsyncClient, Left, Recovered
+from casops.client.async_client import AsyncClient
 from casops.client.client import Client
 from casops.client.errors import BusinessError
 from casops.client.notices import Counters, Notice
 from casops.client.options import ClientOptions
 from casops.client.pending import Asked
+from casops.client.recovering import Left, Recovered
 
 __all__ = [
     "Asked",

@@ -12,14 +12,12 @@ Must not be in here: what is sent to whom, and what a reply means.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import random
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -35,7 +33,9 @@ from casops.client.options import ClientOptions
 from casops.client.pending import Asked
 from casops.client.pending_file import PendingFile
 from casops.client.probing import Health, probing
+from casops.client.recovering import TOGETHER, Left, Recovered, operation_of
 from casops.client.servers import Server
+from casops.client.telling import log, tell
 from casops.client.translating import asked_of, check_urls, looked_up, outcome_of
 from casops.errors import CasOpsError, OutcomeUnknown, UsageError
 from casops.ids import check_id
@@ -45,26 +45,6 @@ from casops.wire import path_of
 
 R = TypeVar("R")
 T = TypeVar("T")
-log = logging.getLogger("casops.client")
-
-# Operations that `recover` asks for at the same time: few enough not to be a storm after a restart.
-RECOVERED_TOGETHER = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """An operation that `recover` could not bring to an answer, and why."""
-
-    asked: Asked
-    error: CasOpsError
-
-
-@dataclass(frozen=True, slots=True)
-class Recovered:
-    """What `recover` did."""
-
-    finished: tuple[Outcome[Any], ...]
-    left: tuple[Left, ...]
 
 
 class AsyncClient:
@@ -135,6 +115,7 @@ class AsyncClient:
             settled = True
         except CasOpsError as error:
             settled = not error.retry
+            error.operation_id = operation_id
             raise
         finally:
             self._desk.leave(entry, delivered=settled)
@@ -156,12 +137,12 @@ class AsyncClient:
     async def recover(self) -> Recovered:
         """Ask again for everything that is pending: what this client, or its earlier life, got no answer for."""
         self._check_usable()
-        gate = asyncio.Semaphore(RECOVERED_TOGETHER)
+        gate = asyncio.Semaphore(TOGETHER)
 
         async def one(asked: Asked) -> Outcome[Any] | Left:
             async with gate:
                 try:
-                    return await self.execute(self._again(asked), operation_id=asked.operation_id)
+                    return await self.execute(operation_of(asked, self._operations), operation_id=asked.operation_id)
                 except CasOpsError as error:
                     return Left(asked, error)
 
@@ -258,15 +239,13 @@ class AsyncClient:
 
     async def _carry(self, message: Message) -> None:
         """Carry one message; it outlives the call that sent it."""
-        http = self._connections.get(message.server)
-        if http is None:
-            http = self._connections[message.server] = self._connect(message.server.url)
         try:
+            http = self._connections.get(message.server)
+            if http is None:
+                http = self._connections[message.server] = self._connect(message.server.url)
             reply = await exchange(http, message, self._options)
-        except BaseException:
-            self._desk.lost(
-                message, "this client was closed, or its connection failed", sent=True, now=time.monotonic()
-            )
+        except BaseException as error:  # closing, or a fault of `connect`
+            self._desk.lost(message, type(error).__name__, sent=True, now=time.monotonic())
             raise
         now = time.monotonic()
         if isinstance(reply, Replied):
@@ -297,35 +276,13 @@ class AsyncClient:
     def _tell(self) -> None:
         """Log what the desk has to tell, call the application, look after suspect servers."""
         for notice in self._desk.take_notices():
-            level = {"suspect": logging.WARNING, "contradiction": logging.CRITICAL}.get(notice.kind, logging.INFO)
-            where = f" [operation {notice.operation_id}]" if notice.operation_id else ""
-            log.log(level, "%s: %s: %s%s", notice.server, notice.kind, notice.text, where)
-            if self._on_notice is not None:
-                try:
-                    self._on_notice(notice)
-                except Exception:  # an application's fault must not cost an answer
-                    log.exception("on_notice raised")
+            tell(notice, self._on_notice)
         for server in self._desk.servers.all:
             if server.state == "suspect" and server not in self._probed and not self._closed:
                 self._probed.add(server)
                 self._start(self._probe(server))
 
     # --- small things -----------------------------------------------------------------------
-
-    def _again(self, asked: Asked) -> Operation[Any]:
-        model = self._operations.get(asked.operation)
-        if model is None:
-            raise UsageError(
-                f"this client does not know the operation {asked.operation!r}: name its class in operations=…",
-                operation_id=asked.operation_id,
-            )
-        try:
-            return model.model_validate_json(asked.arguments)
-        except ValueError as error:
-            raise UsageError(
-                f"the arguments in the pending list do not fit {model.__name__}: {error}",
-                operation_id=asked.operation_id,
-            ) from None
 
     def _register(self, operation: type[Operation[Any]]) -> None:
         result_adapter(operation)  # says now if the class cannot work

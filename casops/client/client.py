@@ -17,11 +17,12 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from casops.client.async_client import AsyncClient, Recovered
+from casops.client.async_client import AsyncClient
 from casops.client.http import Connect
 from casops.client.notices import Counters, Notice
 from casops.client.options import ClientOptions
 from casops.client.pending import Asked
+from casops.client.recovering import Recovered
 from casops.errors import UsageError
 from casops.operations import Operation
 from casops.outcome import Outcome, Pending

@@ -27,7 +27,8 @@ class Question:
 
     @property
     def path(self) -> str:
-        return f"/operations/{quote(self.operation_id, safe='')}"
+        # The dots as well: an id of nothing but dots would be taken for a way up in the path.
+        return f"/operations/{quote(self.operation_id, safe='').replace('.', '%2E')}"
 
     def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Fate:
         return read_outcome(self.operation_id, status, headers, body)
@@ -36,27 +37,26 @@ class Question:
 def looking(desk: Desk, question: Question, now: float) -> Steps[Seen]:
     """Ask one server after another, each once, until one tells.  Raises what it tells, or StoreUnavailable.
 
-    Reading twice harms nobody, so nobody is asked a second time: who wants to know calls again.
+    Reading twice harms nobody, so the next server is asked at the first time-out.  When all were asked, whatever can
+    still come is waited for, until the deadline.
     """
     ends = now + desk.options.deadline
     left = set(desk.servers.all)
     sent: list[Message] = []
-    while (server := desk.servers.best(left, slow_first=False)) is not None and now < ends:
-        left.remove(server)
-        message = desk.message(question, server)
-        sent.append(message)
-        now = yield Send(message)
-        message.due = now + server.trips(question.kind).timeout()
-        until = min(ends, message.due)
-        while message.fate is None and now < until:
-            if (seen := _seen(sent)) is not None:
-                return seen
+    while now < ends and (left or any(each.fate is None for each in sent)):
+        server = desk.servers.best(left, slow_first=False)
+        until = ends
+        if server is not None:
+            left.remove(server)
+            message = desk.message(question, server)
+            sent.append(message)
+            now = yield Send(message)
+            message.due = now + server.trips(question.kind).timeout()
+            until = min(ends, message.due)
+        known = sum(each.fate is not None for each in sent)
+        while now < until and known == sum(each.fate is not None for each in sent):
             now = yield Wait(until)
-        if message.fate is None:
-            desk.counters.timeouts += 1
-        elif isinstance(message.fate, Told) and message.fate.again == "never":
-            raise message.fate.error
-        elif (seen := _seen(sent)) is not None:
+        if (seen := _seen(sent)) is not None:
             return seen
     told = [each.fate.error for each in sent if isinstance(each.fate, Told)]
     raise (
@@ -69,4 +69,8 @@ def looking(desk: Desk, question: Question, now: float) -> Steps[Seen]:
 
 
 def _seen(sent: list[Message]) -> Seen | None:
+    """What a server told, or None.  Raises an error that asking another does not change."""
+    for each in sent:
+        if isinstance(each.fate, Told) and each.fate.again == "never":
+            raise each.fate.error
     return next((each.fate for each in sent if isinstance(each.fate, Seen)), None)

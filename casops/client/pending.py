@@ -114,6 +114,7 @@ class Table:
             )
         entry.path = path
         entry.calls += 1
+        entry.delivered = entry.delivered and entry.answer is not None  # an error was delivered; it is asked anew
         return entry
 
     def leave(self, entry: Entry, *, delivered: bool) -> None:

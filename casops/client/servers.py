@@ -98,7 +98,7 @@ class Servers:
     def best(self, among: Container[Server], *, slow_first: bool) -> Server | None:
         """The server to ask next.  Equals take turns; the first call goes to the first."""
         count = len(self.all)
-        turned = [self.all[(self._calls - 1 + each) % count] for each in range(count)]
+        turned = [self.all[(max(self._calls, 1) - 1 + each) % count] for each in range(count)]
         able = [server for server in turned if server in among]
 
         def rank(server: Server) -> tuple[int, int]:

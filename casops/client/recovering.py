@@ -1,0 +1,50 @@
+"""What is asked for again after a restart, and what became of it.
+
+Must not be in here: waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from casops.client.pending import Asked
+from casops.errors import CasOpsError, UsageError
+from casops.operations import Operation
+from casops.outcome import Outcome
+
+# Operations that are asked for at the same time: few enough not to be a storm after a restart.
+TOGETHER = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """An operation that could not be brought to an answer, and why."""
+
+    asked: Asked
+    error: CasOpsError
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What `recover` did."""
+
+    finished: tuple[Outcome[Any], ...]
+    left: tuple[Left, ...]
+
+
+def operation_of(asked: Asked, operations: Mapping[str, type[Operation[Any]]]) -> Operation[Any]:
+    """The operation as it was asked for.  Raises UsageError, which takes nothing off the list."""
+    model = operations.get(asked.operation)
+    if model is None:
+        raise UsageError(
+            f"this client does not know the operation {asked.operation!r}: name its class in operations=…",
+            operation_id=asked.operation_id,
+        )
+    try:
+        return model.model_validate_json(asked.arguments)
+    except ValueError as error:
+        raise UsageError(
+            f"the arguments in the pending list do not fit {model.__name__}: {error}", operation_id=asked.operation_id
+        ) from None
