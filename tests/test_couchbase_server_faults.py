@@ -338,3 +338,35 @@ def test_stopping_ends_connections_that_came_at_the_last_moment(server: Couchbas
             with contextlib.suppress(ConnectionResetError):
                 assert it.recv(1) == b""
         server.start()
+
+
+async def test_nothing_acknowledged_is_lost_and_nothing_happens_twice_under_all_faults_at_once() -> None:
+    """Several clients count one document up by CAS; what they heard bounds what is there in the end."""
+    kinds: list[Kind] = ["drop_request", "drop_reply", "delay_request", "delay_reply", "temporary_failure", "ambiguous",
+                         "ambiguous_lost", "reset_before", "reset_after", "sync_write_in_progress"]  # fmt: skip
+    acknowledged = unknown = 0
+    with CouchbaseServer(nodes=2, seed=5) as server:
+        async with connected_async(server) as cluster:
+            col = collection(cluster)
+            await col.insert("n", 0)
+            for does in kinds:
+                server.faults.add(does, opcode="REPLACE", count=None, probability=0.04, delay=0.02)
+
+            async def count_up() -> None:
+                nonlocal acknowledged, unknown
+                for _ in range(25):
+                    found = await col.get("n", opt.GetOptions(timeout=seconds(10)))
+                    try:
+                        await col.replace("n", found.value + 1, opt.ReplaceOptions(cas=found.cas, **BRIEF))
+                        acknowledged += 1
+                    except CASMismatchException:
+                        pass
+                    except CouchbaseException:
+                        unknown += 1
+
+            await asyncio.gather(*(count_up() for _ in range(4)))
+            server.faults.clear()
+            total = (await col.get("n", opt.GetOptions(timeout=seconds(10)))).value
+    assert acknowledged > 10
+    assert unknown > 5
+    assert acknowledged <= total <= acknowledged + unknown

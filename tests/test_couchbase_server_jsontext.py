@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from casops.testing.couchbase_server import jsontext
-from casops.testing.couchbase_server.jsontext import Name, PathFailure, parse_path
+from casops.testing.couchbase_server import changes, jsontext
+from casops.testing.couchbase_server.paths import Name, PathFailure, parse_path
 from casops.testing.couchbase_server.virtual import crc32c
 from casops.testing.couchbase_server.wire import Status
 
@@ -83,66 +83,70 @@ def test_getting_what_is_not_there(path: str, status: Status) -> None:
 
 
 CHANGES: list[tuple[str, int, str, str, bool, str | Status]] = [
-    ('{"a":1}', jsontext.ADD, "b", "2", False, '{"a":1,"b":2}'),
-    ("{ }", jsontext.ADD, "b", "2", False, '{ "b":2}'),
-    ('{"a":1}', jsontext.ADD, "a", "2", False, Status.PATH_EXISTS),
-    ('{"a":1}', jsontext.UPSERT, "a", '{"x":[]}', False, '{"a":{"x":[]}}'),
-    ('{"a":1}', jsontext.UPSERT, "p.q.r", "2", False, Status.PATH_NOT_FOUND),
-    ('{"a":1}', jsontext.UPSERT, "p.q.r", "2", True, '{"a":1,"p":{"q":{"r":2}}}'),
-    ('{"a":1}', jsontext.UPSERT, "p[0].r", "2", True, Status.PATH_NOT_FOUND),
-    ('{"a":1}', jsontext.UPSERT, "a.q", "2", True, Status.PATH_MISMATCH),
-    ('{"a":[1]}', jsontext.UPSERT, "a[0]", "2", False, Status.PATH_INVALID),
-    ('{"a":1}', jsontext.UPSERT, "", "2", False, Status.INVALID),
-    ('{"a":1}', jsontext.UPSERT, "a", "{", False, Status.VALUE_CANNOT_INSERT),
-    ('{"a":1}', jsontext.UPSERT, "a", "1,2", False, Status.VALUE_CANNOT_INSERT),
-    ('{"a":1}', jsontext.UPSERT, "a", "", False, Status.VALUE_CANNOT_INSERT),
-    ('{"a":1}', jsontext.UPSERT, "a", "NaN", False, Status.VALUE_CANNOT_INSERT),
-    ('{"a":1.50, "b":2}', jsontext.REPLACE, "b", "3", False, '{"a":1.50, "b":3}'),
-    ('{"a":[1,2]}', jsontext.REPLACE, "a[-1]", "3", False, '{"a":[1,3]}'),
-    ('{"a":1}', jsontext.REPLACE, "b", "3", False, Status.PATH_NOT_FOUND),
-    ('{"a":1, "b":2 , "c":3}', jsontext.REMOVE, "a", "", False, '{"b":2 , "c":3}'),
-    ('{"a":1, "b":2 , "c":3}', jsontext.REMOVE, "b", "", False, '{"a":1, "c":3}'),
-    ('{"a":1, "b":2 , "c":3}', jsontext.REMOVE, "c", "", False, '{"a":1, "b":2 }'),
-    ('{"a":1}', jsontext.REMOVE, "a", "", False, "{}"),
-    ("[1,2,3]", jsontext.REMOVE, "[-1]", "", False, "[1,2]"),
-    ("[1]", jsontext.REMOVE, "[0]", "", False, "[]"),
-    ("{}", jsontext.REMOVE, "a", "", False, Status.PATH_NOT_FOUND),
-    ("[]", jsontext.PUSH_LAST, "", "1,2", False, "[1,2]"),
-    ("[0]", jsontext.PUSH_LAST, "", "1,2", False, "[0,1,2]"),
-    ("[0]", jsontext.PUSH_FIRST, "", "1,2", False, "[1,20]".replace("20", "2,0")),
-    ("[]", jsontext.PUSH_FIRST, "", "1", False, "[1]"),
-    ("{}", jsontext.PUSH_LAST, "", "1", False, Status.PATH_MISMATCH),
-    ("{}", jsontext.PUSH_LAST, "a.b", "1", True, '{"a":{"b":[1]}}'),
-    ("{}", jsontext.PUSH_LAST, "a", "1", False, Status.PATH_NOT_FOUND),
-    ("[1,2]", jsontext.ADD_UNIQUE, "", "3", False, "[1,2,3]"),
-    ("[1,2]", jsontext.ADD_UNIQUE, "", "2", False, Status.PATH_EXISTS),
-    ("[1,true]", jsontext.ADD_UNIQUE, "", "1.0", False, "[1,true,1.0]"),
-    ("[[]]", jsontext.ADD_UNIQUE, "", "3", False, Status.PATH_MISMATCH),
-    ("[1,3]", jsontext.ARRAY_INSERT, "[1]", "2", False, "[1,2,3]"),
-    ("[1]", jsontext.ARRAY_INSERT, "[1]", "2", False, "[1,2]"),
-    ("[]", jsontext.ARRAY_INSERT, "[0]", "2", False, "[2]"),
-    ("[1]", jsontext.ARRAY_INSERT, "[3]", "2", False, Status.PATH_NOT_FOUND),
-    ("[1]", jsontext.ARRAY_INSERT, "[-1]", "2", False, Status.PATH_INVALID),
-    ('{"a":1}', jsontext.ARRAY_INSERT, "a", "2", False, Status.PATH_INVALID),
-    ("{", jsontext.UPSERT, "a", "2", False, Status.DOCUMENT_NOT_JSON),
-    ('{"a":1} x', jsontext.UPSERT, "a", "2", False, Status.DOCUMENT_NOT_JSON),
-    ("", jsontext.UPSERT, "a", "2", False, Status.DOCUMENT_NOT_JSON),
-    ("1", jsontext.UPSERT, "a", "2", False, Status.PATH_MISMATCH),
-    ("[" * 40 + "]" * 40, jsontext.PUSH_LAST, "", "2", False, Status.DOCUMENT_TOO_DEEP),
+    ('{"a":1}', changes.ADD, "b", "2", False, '{"a":1,"b":2}'),
+    ("{ }", changes.ADD, "b", "2", False, '{ "b":2}'),
+    ('{"a":1}', changes.ADD, "a", "2", False, Status.PATH_EXISTS),
+    ('{"a":1}', changes.UPSERT, "a", '{"x":[]}', False, '{"a":{"x":[]}}'),
+    ('{"a":1}', changes.UPSERT, "p.q.r", "2", False, Status.PATH_NOT_FOUND),
+    ('{"a":1}', changes.UPSERT, "p.q.r", "2", True, '{"a":1,"p":{"q":{"r":2}}}'),
+    ('{"a":1}', changes.UPSERT, "p[0].r", "2", True, Status.PATH_NOT_FOUND),
+    ('{"a":1}', changes.UPSERT, "a.q", "2", True, Status.PATH_MISMATCH),
+    ('{"a":[1]}', changes.UPSERT, "a[0]", "2", False, Status.PATH_INVALID),
+    ('{"a":1}', changes.UPSERT, "", "2", False, Status.INVALID),
+    ('{"a":1}', changes.UPSERT, "a", "{", False, Status.VALUE_CANNOT_INSERT),
+    ('{"a":1}', changes.UPSERT, "a", "1,2", False, Status.VALUE_CANNOT_INSERT),
+    ('{"a":1}', changes.UPSERT, "a", "", False, Status.VALUE_CANNOT_INSERT),
+    ('{"a":1}', changes.UPSERT, "a", "NaN", False, Status.VALUE_CANNOT_INSERT),
+    ('{"a":1.50, "b":2}', changes.REPLACE, "b", "3", False, '{"a":1.50, "b":3}'),
+    ('{"a":[1,2]}', changes.REPLACE, "a[-1]", "3", False, '{"a":[1,3]}'),
+    ('{"a":1}', changes.REPLACE, "b", "3", False, Status.PATH_NOT_FOUND),
+    ('{"a":1, "b":2 , "c":3}', changes.REMOVE, "a", "", False, '{"b":2 , "c":3}'),
+    ('{"a":1, "b":2 , "c":3}', changes.REMOVE, "b", "", False, '{"a":1, "c":3}'),
+    ('{"a":1, "b":2 , "c":3}', changes.REMOVE, "c", "", False, '{"a":1, "b":2 }'),
+    ('{"a":1}', changes.REMOVE, "a", "", False, "{}"),
+    ("[1,2,3]", changes.REMOVE, "[-1]", "", False, "[1,2]"),
+    ("[1]", changes.REMOVE, "[0]", "", False, "[]"),
+    ("{}", changes.REMOVE, "a", "", False, Status.PATH_NOT_FOUND),
+    ("[]", changes.PUSH_LAST, "", "1,2", False, "[1,2]"),
+    ("[0]", changes.PUSH_LAST, "", "1,2", False, "[0,1,2]"),
+    ("[0]", changes.PUSH_FIRST, "", "1,2", False, "[1,20]".replace("20", "2,0")),
+    ("[]", changes.PUSH_FIRST, "", "1", False, "[1]"),
+    ("{}", changes.PUSH_LAST, "", "1", False, Status.PATH_MISMATCH),
+    ("{}", changes.PUSH_LAST, "a.b", "1", True, '{"a":{"b":[1]}}'),
+    ("{}", changes.PUSH_LAST, "a", "1", False, Status.PATH_NOT_FOUND),
+    ("[1,2]", changes.ADD_UNIQUE, "", "3", False, "[1,2,3]"),
+    ("[1,2]", changes.ADD_UNIQUE, "", "2", False, Status.PATH_EXISTS),
+    ("[1,true]", changes.ADD_UNIQUE, "", "1.0", False, "[1,true,1.0]"),
+    ("[1]", changes.ADD_UNIQUE, "", "2,3", False, Status.VALUE_CANNOT_INSERT),
+    ("[1]", changes.PUSH_LAST, "", "", False, Status.VALUE_CANNOT_INSERT),
+    ("[1]", changes.PUSH_LAST, "", "1],[2", False, Status.VALUE_CANNOT_INSERT),
+    ('{"a":1,"a":{"b":2}}', changes.UPSERT, "a.b", "3", False, Status.DOCUMENT_NOT_JSON),
+    ("[[]]", changes.ADD_UNIQUE, "", "3", False, Status.PATH_MISMATCH),
+    ("[1,3]", changes.ARRAY_INSERT, "[1]", "2", False, "[1,2,3]"),
+    ("[1]", changes.ARRAY_INSERT, "[1]", "2", False, "[1,2]"),
+    ("[]", changes.ARRAY_INSERT, "[0]", "2", False, "[2]"),
+    ("[1]", changes.ARRAY_INSERT, "[3]", "2", False, Status.PATH_NOT_FOUND),
+    ("[1]", changes.ARRAY_INSERT, "[-1]", "2", False, Status.PATH_INVALID),
+    ('{"a":1}', changes.ARRAY_INSERT, "a", "2", False, Status.PATH_INVALID),
+    ("{", changes.UPSERT, "a", "2", False, Status.DOCUMENT_NOT_JSON),
+    ('{"a":1} x', changes.UPSERT, "a", "2", False, Status.DOCUMENT_NOT_JSON),
+    ("", changes.UPSERT, "a", "2", False, Status.DOCUMENT_NOT_JSON),
+    ("1", changes.UPSERT, "a", "2", False, Status.PATH_MISMATCH),
+    ("[" * 40 + "]" * 40, changes.PUSH_LAST, "", "2", False, Status.DOCUMENT_TOO_DEEP),
 ]
 
 
 @pytest.mark.parametrize(("text", "opcode", "path", "value", "create", "ending"), CHANGES)
 def test_changes(text: str, opcode: int, path: str, value: str, create: bool, ending: str | Status) -> None:
     if isinstance(ending, Status):
-        assert status_of(jsontext.change, text, opcode, parse_path(path), value, create) == ending
+        assert status_of(changes.change, text, opcode, parse_path(path), value, create) == ending
     else:
-        assert jsontext.change(text, opcode, parse_path(path), value, create) == ending
+        assert changes.change(text, opcode, parse_path(path), value, create) == ending
 
 
 def test_counting_up() -> None:
-    assert jsontext.count_up('{"n":5}', parse_path("n"), "-7", False) == ('{"n":-2}', "-2")
-    assert jsontext.count_up("{}", parse_path("n"), "3", False) == ('{"n":3}', "3")
+    assert changes.count_up('{"n":5}', parse_path("n"), "-7", False) == ('{"n":-2}', "-2")
+    assert changes.count_up("{}", parse_path("n"), "3", False) == ('{"n":3}', "3")
     for text, delta, status in [
         ('{"n":1.5}', "1", Status.PATH_MISMATCH),
         ('{"n":true}', "1", Status.PATH_MISMATCH),
@@ -151,7 +155,7 @@ def test_counting_up() -> None:
         ('{"n":1}', "9223372036854775807", Status.NUMBER_OUT_OF_RANGE),
         ('{"n":1}', "9223372036854775808", Status.DELTA_INVALID),
     ]:
-        assert status_of(jsontext.count_up, text, parse_path("n"), delta, False) == status
+        assert status_of(changes.count_up, text, parse_path("n"), delta, False) == status
 
 
 def test_counting_members() -> None:
@@ -173,10 +177,10 @@ def test_random_changes_do_what_they_would_do_to_values() -> None:
             steps = parse_path(f"`{escaped}`")
             written = json.dumps(new, indent=chance.choice([None, 1]))
             if name in value and chance.random() < 0.5:
-                text = jsontext.change(text, jsontext.REMOVE, steps, "", False)
+                text = changes.change(text, changes.REMOVE, steps, "", False)
                 del value[name]
             else:
-                text = jsontext.change(text, jsontext.UPSERT, steps, written, False)
+                text = changes.change(text, changes.UPSERT, steps, written, False)
                 value[name] = new
             assert json.loads(text) == value
 

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,10 @@ from couchbase import options as opt
 from couchbase.exceptions import AmbiguousTimeoutException
 
 from casops.testing import CouchbaseProcess, CouchbaseServer
+from casops.testing.couchbase_server.documents import vbucket_of
 from casops.testing.couchbase_server.face import Face
+from casops.testing.couchbase_server.topology import VBUCKETS
+from casops.testing.couchbase_server.wire import HEADER
 from tests.couchbase_sdk import BRIEF, collection, connected, connected_async
 
 
@@ -68,7 +72,7 @@ def test_steps_of_the_sync_sdk(server: Face) -> None:
             for key in keys[:3]:
                 col.get(key)
         assert [[seen.key for seen in step] for step in steps.requests] == [["k0"], ["k1"], ["k2"]]
-        with server.steps() as steps, ThreadPoolExecutor(16) as pool:
+        with server.steps(quiet=1) as steps, ThreadPoolExecutor(16) as pool:
             list(pool.map(col.get, keys))
         assert steps.count == 1
 
@@ -216,3 +220,54 @@ def test_a_failure_of_the_double_itself_is_told() -> None:
     server.ask("ports")
     with pytest.raises(RuntimeError, match="itself failed 1 times"):
         server.close()
+
+
+ORPHAN = """
+import os
+from casops.testing import CouchbaseProcess
+print(CouchbaseProcess().ports[0], flush=True)
+os._exit(0)
+"""
+
+
+def test_a_process_ends_with_the_one_that_started_it() -> None:
+    run = subprocess.run([sys.executable, "-c", ORPHAN], capture_output=True, text=True, timeout=60, check=True)
+    for _ in range(1_000):
+        try:
+            socket.create_connection(("127.0.0.1", int(run.stdout)), 10).close()
+        except ConnectionRefusedError:
+            return
+        time.sleep(0.01)
+    raise AssertionError("it still listens")
+
+
+BROKEN = """
+import sys
+from casops.testing.__main__ import main
+from casops.testing.couchbase_server.service import HANDLERS
+HANDLERS[0] = lambda *_: 1 / 0
+sys.exit(main(["couchbase", "--until-eof"]))
+"""
+
+
+def test_a_failure_of_the_process_itself_is_told() -> None:
+    command = [sys.executable, "-c", BROKEN]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().decode().rpartition(":")[2].partition("/")[0])
+        with socket.create_connection(("127.0.0.1", port), 10) as it:
+            for opcode, key, value in (
+                (0x21, b"PLAIN", b"\0casops\0password"),
+                (0x89, b"default", b""),
+                (0, b"k", b""),
+            ):
+                size = len(key) + len(value)
+                it.sendall(
+                    HEADER.pack(0x80, opcode, len(key), 0, 0, vbucket_of(b"k", VBUCKETS), size, 0, 0) + key + value
+                )
+            while it.recv(4096):
+                pass
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert b"itself failed 1 times" in said
+    assert b"ZeroDivisionError" in said

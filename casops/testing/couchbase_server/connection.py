@@ -1,33 +1,30 @@
-"""One connection to one node: frames in, frames out, in the order the client agreed to; logging in; faults.
+"""One connection to one node: frames in, frames out, in the order the client agreed to; faults.
 
 Requests are answered at once, one after the other.  Those that take longer (a durable write without its replicas, a
 fault that delays) hold up the rest of their connection, unless the client agreed to unordered execution.
 
-Must not be in here: what happens to documents.
+Must not be in here: what happens to documents, logging in.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
-import json
+import socket
+import struct
 from collections.abc import Callable
 from functools import partial
 from typing import Final, cast
 
-from casops.testing.couchbase_server import sasl
 from casops.testing.couchbase_server.answers import Answer
-from casops.testing.couchbase_server.documents import Key, vbucket_of
+from casops.testing.couchbase_server.documents import Key
 from casops.testing.couchbase_server.faults import Does, Fault
 from casops.testing.couchbase_server.service import Service
-from casops.testing.couchbase_server.topology import VBUCKETS
+from casops.testing.couchbase_server.session import Session
 from casops.testing.couchbase_server.whole import observed_key
 from casops.testing.couchbase_server.wire import (
     DOCUMENT_OPCODES,
-    FEATURES,
-    U16,
-    U32,
-    U64,
     Feature,
     Malformed,
     Opcode,
@@ -41,10 +38,11 @@ from casops.testing.couchbase_server.wirelog import Seen, opcode_name
 
 _numbers: Final = itertools.count(1)
 
-OK: Final = Answer(Status.OK)
-
 # Bytes of answers that are sent together.  Once so many wait in the socket, too, nothing more is done for a client.
 FLUSH_AT = 64 << 10
+
+# For a socket: on, zero seconds; it is closed by a reset, and what it still holds is thrown away.
+NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 # What clients call exists.
 BARRIERS: Final = frozenset({Opcode.OBSERVE, Opcode.GET_META})
@@ -56,21 +54,6 @@ ANSWERS: Final = {
     Does.SYNC_WRITE_IN_PROGRESS: Answer(Status.SYNC_WRITE_IN_PROGRESS),
     Does.AMBIGUOUS_LOST: Answer(Status.SYNC_WRITE_AMBIGUOUS),
 }
-
-ERROR_MAP: Final = json.dumps(
-    {
-        "version": 2,
-        "revision": 1,
-        "errors": {
-            f"{status:x}": {
-                "name": status.name,
-                "desc": status.name.replace("_", " ").lower(),
-                "attrs": ["item-only"] if status >= Status.PATH_NOT_FOUND else [],
-            }
-            for status in Status
-        },
-    }
-).encode()
 
 
 class Connection(asyncio.Protocol):
@@ -86,10 +69,7 @@ class Connection(asyncio.Protocol):
         # The client does not read its answers; nothing is done for it before it does.
         self._congested = False
         self._waiting: Request | None = None
-        self._features: frozenset[int] = frozenset()
-        self._scram: sasl.Scram | None = None
-        self._authenticated = False
-        self._bucket = False
+        self._session = Session(service, node)
 
     # ---- the socket
 
@@ -113,6 +93,8 @@ class Connection(asyncio.Protocol):
         """Reset it: what was not sent is not sent."""
         self._out.clear()
         self._buffer.clear()
+        with contextlib.suppress(OSError):  # it may be gone already
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -149,7 +131,7 @@ class Connection(asyncio.Protocol):
 
     def _must_wait(self, request: Request) -> bool:
         """Some wait for everything before them even in unordered execution, as in the real service."""
-        ordered = Feature.UNORDERED_EXECUTION not in self._features or request.opcode in BARRIERS
+        ordered = Feature.UNORDERED_EXECUTION not in self._session.features or request.opcode in BARRIERS
         return (self._pending > 0 and ordered) or self._congested
 
     def _flush(self) -> None:
@@ -171,7 +153,7 @@ class Connection(asyncio.Protocol):
         name = request.key
         if opcode in DOCUMENT_OPCODES:
             observed = observed_key(request) if opcode == Opcode.OBSERVE else name
-            if Feature.COLLECTIONS in self._features and observed:
+            if Feature.COLLECTIONS in self._session.features and observed:
                 request.collection, name = split_collection(observed)
             else:
                 name = observed or b""
@@ -188,9 +170,9 @@ class Connection(asyncio.Protocol):
 
     def _perform(self, request: Request, key: Key, respond: Callable[[Answer], None]) -> None:
         if request.opcode not in DOCUMENT_OPCODES:
-            respond(self._talk(request))
+            respond(self._session.talk(request))
             return
-        refusal = self._refusal(request, key)
+        refusal = self._session.refusal(request, key)
         if refusal is not None:
             respond(refusal)
             return
@@ -221,22 +203,13 @@ class Connection(asyncio.Protocol):
         if not self._transport.is_closing() and not self._working:
             self._work()
 
-    def _refusal(self, request: Request, key: Key) -> Answer | None:
-        if not self._authenticated:
-            return Answer(Status.NO_ACCESS)
-        if not self._bucket:
-            return Answer(Status.NO_BUCKET)
-        topology = self._service.topology
-        if refusal := self._service.refusal(key):
-            return refusal
-        responsible = request.opcode in (Opcode.GET_REPLICA, Opcode.OBSERVE) or (
-            request.vbucket == vbucket_of(key[1], VBUCKETS) and topology.node_of(request.vbucket) == self._node
-        )
-        return None if responsible else Answer(Status.NOT_MY_VBUCKET, value=topology.text(self._node, True))
-
     def _respond(self, request: Request, answer: Answer) -> None:
         status, cas, extras, value = answer
-        if len(extras) == 16 and request.opcode in DOCUMENT_OPCODES and Feature.MUTATION_SEQNO not in self._features:
+        if (
+            len(extras) == 16
+            and request.opcode in DOCUMENT_OPCODES
+            and Feature.MUTATION_SEQNO not in self._session.features
+        ):
             extras = b""  # a mutation token nobody asked for
         frame = response(request.opcode, request.opaque, status, cas=cas, extras=extras, value=value)
         service = self._service
@@ -272,78 +245,6 @@ class Connection(asyncio.Protocol):
 
         self._pending += 1
         asyncio.get_running_loop().call_later(delay, now)
-
-    # ---- everything but documents
-
-    def _talk(self, request: Request) -> Answer:
-        opcode = request.opcode
-        if opcode == Opcode.HELO:
-            return self._hello(request)
-        if opcode == Opcode.SASL_LIST_MECHANISMS:
-            return Answer(Status.OK, value=" ".join(sasl.NAMES).encode())
-        if opcode in (Opcode.SASL_AUTH, Opcode.SASL_STEP):
-            return self._log_in(request)
-        if opcode == Opcode.NOOP:
-            return OK
-        if opcode == Opcode.VERSION:
-            return Answer(Status.OK, value=b"7.6.6-casops-test-double")
-        if opcode == Opcode.GET_ERROR_MAP:
-            return Answer(Status.OK, value=ERROR_MAP)
-        if not self._authenticated:
-            return Answer(Status.NO_ACCESS)
-        if opcode == Opcode.SELECT_BUCKET:
-            self._bucket = request.key == self._service.topology.bucket.encode()
-            return OK if self._bucket else Answer(Status.NO_ACCESS)
-        if opcode == Opcode.GET_CLUSTER_CONFIG:
-            return Answer(Status.OK, value=self._service.topology.text(self._node, self._bucket))
-        if opcode == Opcode.GET_COLLECTION_ID:
-            return self._collection_id(request)
-        if opcode == Opcode.GET_COLLECTIONS_MANIFEST:
-            return Answer(Status.OK, value=json.dumps(self._service.collections.manifest()).encode())
-        return Answer(Status.UNKNOWN_COMMAND)
-
-    def _hello(self, request: Request) -> Answer:
-        if len(request.value) % 2:
-            return Answer(Status.INVALID)
-        asked = [U16.unpack_from(request.value, at)[0] for at in range(0, len(request.value), 2)]
-        agreed = [feature for feature in dict.fromkeys(asked) if feature in FEATURES]
-        self._features = frozenset(agreed)
-        return Answer(Status.OK, value=b"".join(map(U16.pack, agreed)))
-
-    def _log_in(self, request: Request) -> Answer:
-        service = self._service
-        mechanism = request.key.decode(errors="replace")
-        try:
-            if request.opcode == Opcode.SASL_STEP:
-                if self._scram is None:
-                    raise sasl.LoginFailed
-                scram, self._scram = self._scram, None
-                verdict = scram.verdict(request.value)
-            elif mechanism in sasl.MECHANISMS:
-                self._scram = sasl.Scram(mechanism, service.user, service.password)
-                return Answer(Status.AUTH_CONTINUE, value=self._scram.challenge(request.value))
-            elif mechanism == "PLAIN":
-                sasl.check_plain(request.value, service.user, service.password)
-                verdict = b""
-            else:
-                raise sasl.LoginFailed
-        except sasl.LoginFailed:
-            return Answer(Status.AUTH_ERROR)
-        self._authenticated = True
-        return Answer(Status.OK, value=verdict)
-
-    def _collection_id(self, request: Request) -> Answer:
-        collections = self._service.collections
-        path = (request.value or request.key).decode(errors="replace")
-        try:
-            number = collections.find(path)
-        except ValueError:
-            return Answer(Status.INVALID)
-        except KeyError:
-            return Answer(Status.UNKNOWN_SCOPE, value=b'{"manifest_uid":"%x"}' % collections.uid)
-        if number is None:
-            return Answer(Status.UNKNOWN_COLLECTION, value=b'{"manifest_uid":"%x"}' % collections.uid)
-        return Answer(Status.OK, extras=U64.pack(collections.uid) + U32.pack(number))
 
 
 def _nothing(_: Answer) -> None:

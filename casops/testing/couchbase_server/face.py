@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 from casops.testing.couchbase_server.wirelog import Counter, Seen
 
-# Seconds: long enough for a client on a busy machine to send what belongs together.
-QUIET = 0.05
+# Seconds: long enough for a client on a busy machine to send what belongs together; each step takes that long.
+QUIET = 0.2
 
 Kind = Literal[
     "drop_request",

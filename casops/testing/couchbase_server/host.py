@@ -31,6 +31,8 @@ class Host:
         self._connections: set[Connection] = set()
         self._management = Management(service)
         self._faults: list[Fault] = []
+        # Errors of the test double itself.
+        self.failures: list[BaseException] = []
         self._commands: dict[str, Callable[..., Any]] = {
             "ports": lambda: self._service.topology.ports,
             "management_port": lambda: self._service.topology.management_port,
@@ -50,6 +52,11 @@ class Host:
             "steps": self._read_steps,
             "end_steps": self._end_steps,
         }
+
+    def failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A handler for what nobody else handles on the loop: whoever ends the server tells of it."""
+        error = context.get("exception")
+        self.failures.append(error if error is not None else RuntimeError(context.get("message")))
 
     async def command(self, name: str, arguments: dict[str, Any]) -> Any:
         """Raises ValueError, KeyError, TypeError, OSError: what is wrong with it."""

@@ -56,8 +56,8 @@ class CouchbaseProcess(Face):
         _, found, control = line.strip().rpartition(" control=")
         if not found:
             assert self._process.stderr is not None
-            said = self._process.stderr.read().decode(errors="replace").strip()
-            raise ValueError(said.rpartition("\n")[2] or "the process of the test double ended at once")
+            said = self._process.stderr.readline().decode(errors="replace").strip()
+            raise ValueError(said or "the process of the test double ended at once")
         self._control_port = int(control)
         self._channel = socket.create_connection(("127.0.0.1", self._control_port), PATIENCE)
         self._replies = self._channel.makefile("rb")
@@ -93,13 +93,14 @@ class CouchbaseProcess(Face):
             self._channel.close()
             self._channel = None
         process = self._process
-        with process:  # closes its pipes: the end of its input is what it waits for
-            assert process.stdin is not None
-            process.stdin.close()
+        with process:
             try:
-                ended = process.wait(PATIENCE)
+                _, said = process.communicate(timeout=PATIENCE)  # the end of its input is what it waits for
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise RuntimeError("the process of the test double did not end and was killed") from None
-        if ended not in (0, 2):
-            raise RuntimeError(f"the process of the test double ended with {ended}")
+            except ValueError:
+                return  # closed before
+        if process.returncode not in (0, 2):
+            text = said.decode(errors="replace")
+            raise RuntimeError(f"the process of the test double ended with {process.returncode}\n{text}".strip())

@@ -54,10 +54,8 @@ class CouchbaseServer(Face):
             scopes=scopes or {}, seed=seed, clock=clock, purge_after=purge_after,
         )  # fmt: skip
         self._server = Host(service, port)
-        # Faults of the test double itself; `close` raises the first.
-        self._failures: list[BaseException] = []
         self._loop = asyncio.new_event_loop()
-        self._loop.set_exception_handler(self._failed)
+        self._loop.set_exception_handler(self._server.failed)
         self._thread = threading.Thread(target=self._loop.run_forever, name="couchbase test double", daemon=True)
         self._thread.start()
         try:
@@ -65,10 +63,6 @@ class CouchbaseServer(Face):
         except BaseException:
             self.close()
             raise
-
-    def _failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        error = context.get("exception")
-        self._failures.append(error if error is not None else RuntimeError(context.get("message")))
 
     def ask(self, command: str, /, **arguments: Any) -> Any:
         if self._loop.is_closed():
@@ -86,8 +80,8 @@ class CouchbaseServer(Face):
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(PATIENCE)
             self._loop.close()
-        if self._failures:
-            raise RuntimeError(f"the test double itself failed {len(self._failures)} times") from self._failures[0]
+        if failures := self._server.failures:
+            raise RuntimeError(f"the test double itself failed {len(failures)} times") from failures[0]
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from casops.testing.couchbase_server import subdoc, whole
+from casops.testing.couchbase_server import lookups, mutations, whole
 from casops.testing.couchbase_server.answers import Answer, Write
 from casops.testing.couchbase_server.documents import Clock, Documents, Key, Version
 from casops.testing.couchbase_server.faults import Rules
@@ -21,8 +21,8 @@ from casops.testing.couchbase_server.wirelog import Steps, WireLog
 
 HANDLERS: Final[Mapping[int, whole.Handler]] = {
     **whole.HANDLERS,
-    Opcode.SUBDOC_MULTI_LOOKUP: subdoc.lookup,
-    Opcode.SUBDOC_MULTI_MUTATION: subdoc.mutate,
+    Opcode.SUBDOC_MULTI_LOOKUP: lookups.lookup,
+    Opcode.SUBDOC_MULTI_MUTATION: mutations.mutate,
 }
 
 # Writes of values: refused while the service takes none.

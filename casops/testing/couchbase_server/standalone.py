@@ -17,6 +17,7 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
@@ -51,16 +52,19 @@ def scopes_of(paths: Sequence[str]) -> dict[str, list[str]]:
 
 
 def run(asked: argparse.Namespace, say: Callable[[str], None]) -> int:
-    """0: ended as asked; 2: could not start."""
+    """0: ended as asked; 1: the test double itself has failed; 2: could not start."""
     try:
-        asyncio.run(_run(asked, say))
+        failures = asyncio.run(_run(asked, say))
     except (ValueError, OSError) as error:
         sys.stderr.write(f"cannot start: {error}\n")
         return 2
-    return 0
+    if failures:
+        sys.stderr.write(f"the test double itself failed {len(failures)} times, first:\n")
+        traceback.print_exception(failures[0])
+    return 1 if failures else 0
 
 
-async def _run(asked: argparse.Namespace, say: Callable[[str], None]) -> None:
+async def _run(asked: argparse.Namespace, say: Callable[[str], None]) -> list[BaseException]:
     service = Service(
         host=asked.host, user=asked.user, password=asked.password, bucket=asked.bucket, nodes=asked.nodes,
         replicas=asked.replicas, scopes=scopes_of(asked.collection), seed=asked.seed,
@@ -69,6 +73,7 @@ async def _run(asked: argparse.Namespace, say: Callable[[str], None]) -> None:
     await host.start()
     end = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(host.failed)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end.set)
     if asked.until_eof:
@@ -83,6 +88,7 @@ async def _run(asked: argparse.Namespace, say: Callable[[str], None]) -> None:
         await end.wait()
         control.abort()
     await host.stop()
+    return host.failures
 
 
 def _url(asked: argparse.Namespace, ports: Sequence[int]) -> str:

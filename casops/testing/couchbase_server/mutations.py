@@ -1,9 +1,9 @@
-"""Requests for parts of documents: fields of the body and extended attributes, read or changed several at once.
+"""Changing parts of a document: fields of its body and its attributes, several at once.
 
 A change happens as a whole or not at all.  In this order, as the data service does it: the flags must fit together,
 the document must be there (or must not), then the CAS, then the paths one after the other, then what is left.
 
-Must not be in here: sockets, the walk along a path (jsontext), what `$document` holds (virtual).
+Must not be in here: the walk along a path (jsontext), changes of a text (changes), what `$document` holds (virtual).
 """
 
 from __future__ import annotations
@@ -11,181 +11,40 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from typing import Final, NamedTuple
 
-from casops.testing.couchbase_server import jsontext
+from casops.testing.couchbase_server import changes, jsontext
 from casops.testing.couchbase_server.answers import Answer, Write
 from casops.testing.couchbase_server.documents import Documents, Key, Version, too_big
-from casops.testing.couchbase_server.jsontext import Name, PathFailure, Step
+from casops.testing.couchbase_server.paths import Name, PathFailure, Step, parse_path
+from casops.testing.couchbase_server.specs import (
+    ACCESS_DELETED,
+    BODY_FROM,
+    CREATE_AS_DELETED,
+    CREATE_PARENTS,
+    EXPAND_MACROS,
+    INSERT,
+    MUTATION_FORM,
+    MUTATIONS,
+    REMOVE_DOC,
+    REVIVE,
+    SET_DOC,
+    UPSERT,
+    Refused,
+    Spec,
+    attribute_steps,
+    body_text,
+    read_specs,
+    wrapped,
+)
 from casops.testing.couchbase_server.virtual import swapped, virtual
-from casops.testing.couchbase_server.whole import IN_PROGRESS, LOCKED, NOT_FOUND, held, shown_cas
+from casops.testing.couchbase_server.whole import IN_PROGRESS, NOT_FOUND, held
 from casops.testing.couchbase_server.wire import U32, Request, Status
-
-# Whole bodies, beside the paths.
-GET_DOC, SET_DOC, REMOVE_DOC = 0x00, 0x01, 0x04
-GET, EXISTS, COUNT, BODY_FROM = 0xC5, 0xC6, 0xD2, 0xD3
-LOOKUPS: Final = frozenset({GET_DOC, GET, EXISTS, COUNT})
-MUTATIONS: Final = frozenset({SET_DOC, REMOVE_DOC, BODY_FROM, *range(0xC7, 0xD0)})
-
-# Flags of a path.
-CREATE_PARENTS, XATTR, EXPAND_MACROS = 0x01, 0x04, 0x10
-# Flags of the request.
-UPSERT, INSERT, ACCESS_DELETED, CREATE_AS_DELETED, REVIVE = 0x01, 0x02, 0x04, 0x08, 0x10
-
-MOST_SPECS = 16
-LONGEST_ATTRIBUTE = 15
-
-
-class Spec(NamedTuple):
-    opcode: int
-    flags: int
-    path: str
-    value: bytes
-
-    @property
-    def xattr(self) -> bool:
-        return bool(self.flags & XATTR)
-
-
-class Refused(Exception):
-    """The request as a whole."""
-
-    def __init__(self, status: Status) -> None:
-        super().__init__(status.name)
-        self.answer = Answer(status)
-
-
-_LOOKUP: Final = struct.Struct(">BBH")
-_MUTATION: Final = struct.Struct(">BBHI")
-
-
-def _specs(request: Request, form: struct.Struct, known: frozenset[int]) -> list[Spec]:
-    """Raises Refused."""
-    specs: list[Spec] = []
-    data, at = request.value, 0
-    while at < len(data):
-        if len(specs) == MOST_SPECS or len(data) - at < form.size:
-            raise Refused(Status.INVALID_COMBINATION)
-        opcode, flags, path_length, *more = form.unpack_from(data, at)
-        at += form.size
-        value_length = more[0] if more else 0
-        value_at = at + path_length
-        if value_at + value_length > len(data) or opcode not in known:
-            raise Refused(Status.INVALID_COMBINATION)
-        try:
-            path = data[at:value_at].decode()
-        except UnicodeDecodeError:
-            raise Refused(Status.INVALID) from None
-        at = value_at + value_length
-        specs.append(_checked(Spec(opcode, flags, path, data[value_at:at]), specs))
-    if not specs:
-        raise Refused(Status.INVALID_COMBINATION)
-    return specs
-
-
-def _checked(spec: Spec, before: list[Spec]) -> Spec:
-    if len(spec.path.encode()) > jsontext.LONGEST_PATH:
-        raise Refused(Status.INVALID)
-    whole = spec.opcode in (GET_DOC, SET_DOC, REMOVE_DOC)
-    if whole == bool(spec.path) and spec.opcode not in (jsontext.PUSH_LAST, jsontext.PUSH_FIRST, jsontext.ADD_UNIQUE):
-        raise Refused(Status.INVALID)
-    if not spec.xattr:
-        if spec.flags & EXPAND_MACROS or spec.opcode == BODY_FROM:
-            raise Refused(Status.XATTR_INVALID_FLAGS)
-        return spec
-    if before and not before[-1].xattr:
-        raise Refused(Status.INVALID_XATTR_ORDER)
-    name = spec.path.partition(".")[0].partition("[")[0]
-    if whole or not name or name.startswith("`") or len(name.encode()) > LONGEST_ATTRIBUTE:
-        raise Refused(Status.INVALID)
-    return spec
-
-
-def _attribute(path: str) -> tuple[str, tuple[Step, ...]]:
-    """The name of an attribute and the steps of the whole path.  Raises PathFailure."""
-    steps = jsontext.parse_path(path)
-    first = steps[0]
-    if not isinstance(first, Name):
-        raise PathFailure(Status.PATH_INVALID)
-    return first.name, steps
-
-
-# ---- reading
-
-
-def lookup(documents: Documents, key: Key, request: Request) -> Answer:
-    try:
-        specs = _specs(request, _LOOKUP, LOOKUPS)
-    except Refused as refused:
-        return refused.answer
-    flags = request.extras[0] if request.extras else 0
-    version = documents.find(key)
-    if version is None or (version.deleted and not flags & ACCESS_DELETED):
-        return NOT_FOUND
-    if documents.locked(key):
-        return LOCKED
-    parts: list[bytes] = []
-    failed = False
-    for spec in specs:
-        try:
-            status, found = Status.OK, _found(documents, version, spec)
-        except PathFailure as failure:
-            status, found = failure.status, b""
-            failed = True
-        parts.append(struct.pack(">HI", status, len(found)))
-        parts.append(found)
-    ending = (Status.OK, Status.MULTI_PATH_FAILURE, Status.SUCCESS_DELETED, Status.MULTI_PATH_FAILURE_DELETED)
-    return Answer(ending[failed + 2 * version.deleted], shown_cas(documents, key, version), value=b"".join(parts))
-
-
-def _found(documents: Documents, version: Version, spec: Spec) -> bytes:
-    if spec.xattr:
-        text, steps = _read_attribute(documents, version, spec.path)
-    elif spec.opcode == GET_DOC:
-        if not version.body:
-            raise PathFailure(Status.PATH_NOT_FOUND)
-        return version.body
-    else:
-        text, steps = _text(version.body), jsontext.parse_path(spec.path)
-    if spec.opcode == COUNT:
-        return str(jsontext.count(text, steps)).encode()
-    found = jsontext.get(text, steps)
-    return b"" if spec.opcode == EXISTS else found.encode()
-
-
-def _read_attribute(documents: Documents, version: Version, path: str) -> tuple[str, tuple[Step, ...]]:
-    """A text with nothing but the attribute in it, and the steps to what is asked for."""
-    name, steps = _attribute(path)
-    if not name.startswith("$"):
-        return _wrapped(version.attributes, steps), steps
-    second = steps[1].name if len(steps) > 1 and isinstance(steps[1], Name) else None
-    text = virtual(name, version, documents, second)
-    if text is None:
-        raise PathFailure(Status.XATTR_UNKNOWN_VATTR)
-    return f'{{"{name}":{text}}}', steps
-
-
-def _wrapped(attributes: Mapping[str, str], steps: tuple[Step, ...]) -> str:
-    first = steps[0]
-    assert isinstance(first, Name)
-    text = attributes.get(first.name)
-    return "{}" if text is None else f'{{"{first.text}":{text}}}'
-
-
-def _text(body: bytes) -> str:
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        raise PathFailure(Status.DOCUMENT_NOT_JSON) from None
-
-
-# ---- changing
 
 
 def mutate(documents: Documents, key: Key, request: Request) -> Answer | Write:
     try:
         flags, expiry, user_flags = _mutation_extras(request)
-        specs = _specs(request, _MUTATION, MUTATIONS)
+        specs = read_specs(request, MUTATION_FORM, MUTATIONS)
         _check_flags(flags, request.cas, specs)
         before = _document_to_change(documents, key, request, flags, user_flags, specs)
     except Refused as refused:
@@ -273,36 +132,36 @@ class Change:
         elif spec.opcode == REMOVE_DOC:
             self.removed = True
         elif spec.opcode == BODY_FROM:
-            _, steps = _attribute(spec.path)
-            self.body = jsontext.get(_wrapped(self.attributes, steps), steps).encode()
+            _, steps = attribute_steps(spec.path)
+            self.body = jsontext.get(wrapped(self.attributes, steps), steps).encode()
         elif spec.xattr:
-            name, steps = _attribute(spec.path)
+            name, steps = attribute_steps(spec.path)
             if name.startswith("$"):
                 raise PathFailure(Status.XATTR_CANNOT_MODIFY_VATTR)
-            text = self._changed(index, spec, _wrapped(self.attributes, steps), steps)
+            text = self._changed(index, spec, wrapped(self.attributes, steps), steps)
             self._set_attribute(steps[0], text)
         else:
-            steps = jsontext.parse_path(spec.path)
-            self.body = self._changed(index, spec, _text(self.body), steps).encode()
+            steps = parse_path(spec.path)
+            self.body = self._changed(index, spec, body_text(self.body), steps).encode()
 
     def _changed(self, index: int, spec: Spec, text: str, steps: tuple[Step, ...]) -> str:
         value = _text_of_value(spec.value)
         if spec.flags & EXPAND_MACROS:
             value = self._expanded(value)
         create = bool(spec.flags & CREATE_PARENTS)
-        if spec.opcode != jsontext.COUNTER:
-            return jsontext.change(text, spec.opcode, steps, value, create)
-        text, number = jsontext.count_up(text, steps, value, create)
+        if spec.opcode != changes.COUNTER:
+            return changes.change(text, spec.opcode, steps, value, create)
+        text, number = changes.count_up(text, steps, value, create)
         self.values.append(struct.pack(">BHI", index, Status.OK, len(number)) + number.encode())
         return text
 
-    def _set_attribute(self, first: Step, wrapped: str) -> None:
+    def _set_attribute(self, first: Step, text: str) -> None:
         """Take the attribute out of `{"name":value}`, or remove it where that is `{}`."""
         assert isinstance(first, Name)
-        if wrapped == "{}":
+        if text == "{}":
             self.attributes.pop(first.name, None)
         else:
-            self.attributes[first.name] = wrapped[len(first.text) + 4 : -1]
+            self.attributes[first.name] = text[len(first.text) + 4 : -1]
 
     def _expanded(self, value: str) -> str:
         macro = value.strip('"')
