@@ -112,16 +112,18 @@ class Calls:
     def __init__(self, settings: Settings) -> None:
         self._timeout = timedelta(seconds=settings.timeout)
         self._durability = _DURABILITY[settings.durability]
+        # The same for every call; the SDK copies them.
+        self._get = sdk.GetOptions(timeout=self._timeout, transcoder=AS_IS)
+        self._look = sdk.LookupInOptions(timeout=self._timeout, transcoder=AS_IS, access_deleted=True)
 
     # --- reading ----------------------------------------------------------------------------
 
     def get(self, place: Place) -> Call:
-        return Call("get", place, (), sdk.GetOptions(timeout=self._timeout, transcoder=AS_IS))
+        return Call("get", place, (), self._get)
 
     def look(self, place: Place, specs: Specs) -> Call:
         """Parts of a document, also of a tombstone."""
-        options = sdk.LookupInOptions(timeout=self._timeout, transcoder=AS_IS, access_deleted=True)
-        return Call("lookup_in", place, (specs,), options)
+        return Call("lookup_in", place, (specs,), self._look)
 
     # --- writing ----------------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ _EVERYTHING: Final = (
     field("casops.b", hidden=True),
     field("casops.c", hidden=True),
     field("$document.exptime", hidden=True),
-    field("$document.deleted", hidden=True),
+    field("$document.deleted", hidden=True),  # that there is no body says too little: a live one may be empty
 )
 _NO_STAGE: Final = (put("casops", "{}"), drop("casops"))  # a removal alone fails where none is
 _BY_NOBODY: Final = put("casops.c", "null")
@@ -126,13 +126,13 @@ class Documents:
         if isinstance(answer, Trouble):
             return _no_version(answer, place)
         body, meta, staged, written_by, expires, deleted = answer.fields
-        live = deleted != b"true"
         stage = None
         if meta is not None:
             broken = None if _same(written_by, answer.cas) else _BROKEN
             stage = Stage(text_of(meta), None if staged is None else text_of(staged), broken)
-        ends = int(expires) if live and expires else 0
-        return Version(answer.cas, text_of(body or b"") if live else None, stage, ends or None)
+        if deleted == b"true":
+            return Version(answer.cas, None, stage)
+        return Version(answer.cas, text_of(body or b""), stage, int(expires or b"0") or None)
 
     # --- writing ----------------------------------------------------------------------------
 
