@@ -693,3 +693,32 @@ def test_a_record_that_somebody_has_locked_is_not_taken_for_a_version(
         assert "locked by another program" in reply.why
         collection.unlock(f"{prefix}_casops.results/op", locked.cas)
     assert isinstance(perform(Read(key))[0], Version)
+
+
+async def test_a_connection_that_cannot_be_made_after_opening_is_tried_again_at_the_next_request(
+    server: CouchbaseServer,
+) -> None:
+    store = open_async_store(f"{server.url}?timeout=0.4&prefix={time.monotonic_ns()}-")
+    server.stop()
+    try:
+        refused, unfit = await store.perform([Read(DOC), Read(Key("", ""))])
+        assert isinstance(refused, Refused)
+        assert "no Couchbase server answered at" in refused.why
+        assert unfit == Refused("a document needs a collection and an id")
+    finally:
+        server.start()
+    assert await store.perform([Read(DOC)]) == [Missing()]
+    await store.close()
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_three_nodes_serve_a_batch_together(face: str) -> None:
+    with CouchbaseServer(scopes=SCOPES, nodes=3, replicas=1) as three:
+        perform = Perform(face, three.url)
+        keys = [Key("accounts", f"a{number}") for number in range(30)]
+        assert all(isinstance(reply, Stored) for reply in perform(*(Insert(key, "1") for key in keys)))
+        three.clear_log()
+        found = perform(*(Read(key) for key in keys))
+        assert all(isinstance(reply, Version) for reply in found)
+        assert {seen.node for seen in three.log} == {0, 1, 2}
+        perform.close()

@@ -97,7 +97,8 @@ def open_async_couchbase(scheme: str, rest: str) -> AsyncCouchbaseStore:
             bucket = cluster.bucket(target.bucket)
             await bucket.on_connect()
         except Exception as error:
-            await cluster.close()
+            with suppress(Exception):  # where there was no connection, it says so once more
+                await cluster.close()
             raise _unavailable(error, target) from error
         return bucket, cluster.close
 
