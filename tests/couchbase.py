@@ -17,8 +17,8 @@ from importlib import import_module
 from typing import Any
 from urllib.parse import urlencode
 
-from casops.stores.couchbase_opening import read_url
 from casops.stores.couchbase_sdk import auth, cluster, exceptions, options
+from casops.stores.couchbase_url import read_url
 from casops.testing.couchbase_server import CouchbaseProcess, CouchbaseServer
 
 REAL = os.environ.get("CASOPS_TEST_COUCHBASE")

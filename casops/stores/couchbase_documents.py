@@ -45,23 +45,11 @@ from casops.messages import (
     Unknown,
     Version,
 )
-from casops.stores.couchbase_calls import (
-    LOCKED,
-    SHORT,
-    Answer,
-    Call,
-    Calls,
-    Lifetime,
-    body_as,
-    body_from,
-    drop,
-    field,
-    put,
-    whole,
-)
+from casops.stores.couchbase_calls import LOCKED, SHORT, Answer, Call, Calls, Lifetime
 from casops.stores.couchbase_clock import ServerClock
 from casops.stores.couchbase_errors import Meaning, Trouble
 from casops.stores.couchbase_places import Place, Settings
+from casops.stores.couchbase_specs import body_as, body_from, drop, field, put, whole
 
 __all__ = ["Documents", "Steps", "refusal", "text_of"]
 
