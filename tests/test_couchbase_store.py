@@ -504,6 +504,20 @@ def test_an_expiry_is_given_back_to_the_second_as_often_as_one_likes(opened: Cal
     assert isinstance(found, Version)
     assert found.expires == ends
     assert isinstance(perform(Replace(DOC, found.cas, Body.KEEP, expires=2**32))[0], Refused)
+    assert isinstance(perform(Replace(DOC, found.cas, Body.KEEP, expires=5))[0], Stored)
+    (gone,) = perform(Read(DOC))
+    assert isinstance(gone, Version)
+    assert gone.body is None
+
+
+def test_a_body_that_is_nested_too_deep_cannot_be_staged(opened: Callable[..., Perform]) -> None:
+    perform = opened()
+    stored = perform(Insert(DOC, "1"))[0]
+    assert isinstance(stored, Stored)
+    refused, fits = ('{"a":' * depth + "1" + "}" * depth for depth in (40, 25))
+    (reply,) = perform(Replace(DOC, stored.cas, Body.KEEP, Stage("1", refused)))
+    assert isinstance(reply, Refused)
+    assert isinstance(perform(Replace(DOC, stored.cas, Body.KEEP, Stage("1", fits)))[0], Stored)
 
 
 # --- intentions --------------------------------------------------------------------------------------

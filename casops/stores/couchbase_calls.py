@@ -21,7 +21,7 @@ from casops.stores.couchbase_sdk import constants, durability, subdocument
 from casops.stores.couchbase_sdk import options as sdk
 from casops.stores.couchbase_specs import changes_a_field
 
-__all__ = ["LOCKED", "SHORT", "Answer", "Call", "Calls", "Lifetime", "answer", "send"]
+__all__ = ["FOREVER", "LOCKED", "SHORT", "Answer", "Call", "Calls", "Lifetime", "answer", "send"]
 
 # Specs: one part of a sub-document call.
 Specs = Sequence[Any]

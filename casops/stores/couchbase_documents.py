@@ -45,7 +45,7 @@ from casops.messages import (
     Unknown,
     Version,
 )
-from casops.stores.couchbase_calls import LOCKED, SHORT, Answer, Call, Calls, Lifetime
+from casops.stores.couchbase_calls import FOREVER, LOCKED, SHORT, Answer, Call, Calls, Lifetime
 from casops.stores.couchbase_clock import ServerClock
 from casops.stores.couchbase_errors import Meaning, Trouble
 from casops.stores.couchbase_places import Place, Settings
@@ -175,9 +175,12 @@ class Documents:
             if isinstance(now, Unknown | Refused):
                 return now
             until = math.ceil(now) + request.ttl
-        if until is not None and until > MAX_EXPIRY:
+        if until is None:
+            return FOREVER
+        if until > MAX_EXPIRY:
             return Refused(f"the lifetime is too long for Couchbase: it would end at {until} seconds since 1970")
-        return Lifetime(until=until)
+        # The server takes a small number for seconds from now; as a moment it was over in 1970.
+        return Lifetime(until=max(until, SHORT + 1))
 
 
 _MOVED: Final[dict[Meaning, Reply]] = {
