@@ -60,7 +60,7 @@ class AsyncCasOps:
         operations: Iterable[type[Operation[Any]]] = (),
         worker: str | None = None,
     ) -> Self:
-        """See CasOps.open."""
+        """See CasOps.open.  Blocks until the store is known to work."""
         return cls(open_async_store(url), options=options, operations=operations, worker=worker)
 
     @property

@@ -69,7 +69,7 @@ class CasOps:
         operations: Iterable[type[Operation[Any]]] = (),
         worker: str | None = None,
     ) -> Self:
-        """Open a store by its URL: `sqlite:///bank.db`, `memory://`.
+        """Open a store by its URL: `sqlite:///bank.db`, `memory://`, `couchbase://user:password@host/bucket`.
 
         Raises UsageError for a URL or option that cannot be right, StoreUnavailable if it cannot be opened.
         """

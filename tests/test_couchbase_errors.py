@@ -28,11 +28,12 @@ from casops.messages import (
     Unknown,
 )
 from casops.stores.couchbase import CouchbaseStore
-from casops.stores.couchbase_calls import Calls, Lifetime, add_field, drop_field, put
+from casops.stores.couchbase_calls import Calls, Lifetime
 from casops.stores.couchbase_documents import refusal
 from casops.stores.couchbase_errors import MEANINGS, Meaning, Trouble, judge
 from casops.stores.couchbase_places import Place, Settings
 from casops.stores.couchbase_sdk import exceptions, subdocument
+from casops.stores.couchbase_specs import add_field, drop_field, put
 
 DOC = Key("accounts", "alice")
 PLACE = Place("_default", "accounts", "alice")

@@ -504,6 +504,20 @@ def test_an_expiry_is_given_back_to_the_second_as_often_as_one_likes(opened: Cal
     assert isinstance(found, Version)
     assert found.expires == ends
     assert isinstance(perform(Replace(DOC, found.cas, Body.KEEP, expires=2**32))[0], Refused)
+    assert isinstance(perform(Replace(DOC, found.cas, Body.KEEP, expires=5))[0], Stored)
+    (gone,) = perform(Read(DOC))
+    assert isinstance(gone, Version)
+    assert gone.body is None
+
+
+def test_a_body_that_is_nested_too_deep_cannot_be_staged(opened: Callable[..., Perform]) -> None:
+    perform = opened()
+    stored = perform(Insert(DOC, "1"))[0]
+    assert isinstance(stored, Stored)
+    refused, fits = ('{"a":' * depth + "1" + "}" * depth for depth in (40, 25))
+    (reply,) = perform(Replace(DOC, stored.cas, Body.KEEP, Stage("1", refused)))
+    assert isinstance(reply, Refused)
+    assert isinstance(perform(Replace(DOC, stored.cas, Body.KEEP, Stage("1", fits)))[0], Stored)
 
 
 # --- intentions --------------------------------------------------------------------------------------
@@ -693,3 +707,32 @@ def test_a_record_that_somebody_has_locked_is_not_taken_for_a_version(
         assert "locked by another program" in reply.why
         collection.unlock(f"{prefix}_casops.results/op", locked.cas)
     assert isinstance(perform(Read(key))[0], Version)
+
+
+async def test_a_connection_that_cannot_be_made_after_opening_is_tried_again_at_the_next_request(
+    server: CouchbaseServer,
+) -> None:
+    store = open_async_store(f"{server.url}?timeout=0.4&prefix={time.monotonic_ns()}-")
+    server.stop()
+    try:
+        refused, unfit = await store.perform([Read(DOC), Read(Key("", ""))])
+        assert isinstance(refused, Refused)
+        assert "no Couchbase server answered at" in refused.why
+        assert unfit == Refused("a document needs a collection and an id")
+    finally:
+        server.start()
+    assert await store.perform([Read(DOC)]) == [Missing()]
+    await store.close()
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_three_nodes_serve_a_batch_together(face: str) -> None:
+    with CouchbaseServer(scopes=SCOPES, nodes=3, replicas=1) as three:
+        perform = Perform(face, three.url)
+        keys = [Key("accounts", f"a{number}") for number in range(30)]
+        assert all(isinstance(reply, Stored) for reply in perform(*(Insert(key, "1") for key in keys)))
+        three.clear_log()
+        found = perform(*(Read(key) for key in keys))
+        assert all(isinstance(reply, Version) for reply in found)
+        assert {seen.node for seen in three.log} == {0, 1, 2}
+        perform.close()

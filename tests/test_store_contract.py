@@ -388,6 +388,12 @@ def test_an_absent_document_is_staged_and_created_by_moving_the_body_into_place(
     assert bench.version() == Version(cas, '"staged"')
 
 
+def test_a_document_that_is_brought_into_being_may_have_an_end(bench: Bench) -> None:
+    cas = bench.stored(Insert(DOC, None, STAGE))
+    cas = bench.stored(Replace(DOC, cas, Body.STAGED, expires=START + 50))
+    assert bench.version() == Version(cas, '"staged"', None, START + 50)
+
+
 def test_keep_leaves_an_absent_document_absent(bench: Bench) -> None:
     cas = bench.stored(Insert(DOC, None))
     cas = bench.stored(Replace(DOC, cas, Body.KEEP, STAGE))

@@ -22,6 +22,7 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from casops.errors import StoreUnavailable, UsageError
@@ -136,8 +137,8 @@ class CouchbaseStore:
         caller.  Where anything else is raised (KeyboardInterrupt), the outcome is unknown.
         """
         plan = self._shared.plan(batch)
-        tasks: list[Callable[[], Any]] = [lambda steps=steps: self._run(steps) for _, steps in plan.steps]  # type: ignore[misc]
-        tasks += [lambda lane=lane, edits=edits: self._edit(lane, edits) for lane, edits in plan.lanes.values()]  # type: ignore[misc]
+        tasks: list[Callable[[], Any]] = [partial(self._run, steps) for _, steps in plan.steps]
+        tasks += [partial(self._edit, lane, edits) for lane, edits in plan.lanes.values()]
         results = self._together(tasks)
         for (index, _), result in zip(plan.steps, results, strict=False):
             plan.replies[index] = result

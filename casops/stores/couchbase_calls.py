@@ -19,31 +19,12 @@ from typing import Any, Final, NamedTuple
 from casops.stores.couchbase_places import Place, Settings
 from casops.stores.couchbase_sdk import constants, durability, subdocument
 from casops.stores.couchbase_sdk import options as sdk
+from casops.stores.couchbase_specs import changes_a_field
 
-__all__ = [
-    "LOCKED",
-    "SHORT",
-    "Answer",
-    "Call",
-    "Calls",
-    "Lifetime",
-    "add_field",
-    "answer",
-    "body_as",
-    "body_from",
-    "drop",
-    "drop_field",
-    "field",
-    "put",
-    "send",
-    "whole",
-]
+__all__ = ["FOREVER", "LOCKED", "SHORT", "Answer", "Call", "Calls", "Lifetime", "answer", "send"]
 
 # Specs: one part of a sub-document call.
 Specs = Sequence[Any]
-
-Spec = subdocument.Spec
-SubDocOp = subdocument.SubDocOp
 
 # What the server shows as the CAS of a document that somebody has locked.
 LOCKED: Final = 2**64 - 1
@@ -112,16 +93,18 @@ class Calls:
     def __init__(self, settings: Settings) -> None:
         self._timeout = timedelta(seconds=settings.timeout)
         self._durability = _DURABILITY[settings.durability]
+        # The same for every call; the SDK copies them.
+        self._get = sdk.GetOptions(timeout=self._timeout, transcoder=AS_IS)
+        self._look = sdk.LookupInOptions(timeout=self._timeout, transcoder=AS_IS, access_deleted=True)
 
     # --- reading ----------------------------------------------------------------------------
 
     def get(self, place: Place) -> Call:
-        return Call("get", place, (), sdk.GetOptions(timeout=self._timeout, transcoder=AS_IS))
+        return Call("get", place, (), self._get)
 
     def look(self, place: Place, specs: Specs) -> Call:
         """Parts of a document, also of a tombstone."""
-        options = sdk.LookupInOptions(timeout=self._timeout, transcoder=AS_IS, access_deleted=True)
-        return Call("lookup_in", place, (specs,), options)
+        return Call("lookup_in", place, (specs,), self._look)
 
     # --- writing ----------------------------------------------------------------------------
 
@@ -168,7 +151,7 @@ class Calls:
 
     def change_fields(self, place: Place, specs: Specs) -> Call:
         """Insert fields that are not there or remove some that are: all of it, or nothing."""
-        safe = all(spec[0] in (SubDocOp.DICT_ADD, SubDocOp.REMOVE) and spec[1] and not spec[3] for spec in specs)
+        safe = all(changes_a_field(spec) for spec in specs)
         return self._write("mutate_in", place, (specs,), sdk.MutateInOptions, FOREVER, fields=safe)
 
     def _write(
@@ -196,49 +179,6 @@ class Calls:
             more["expiry"] = timedelta(seconds=lifetime.short)
         made = options(timeout=self._timeout, durability=self._durability, **more)
         return Call(method, place, arguments, made, lifetime.until)
-
-
-# --- specs ------------------------------------------------------------------------------------
-
-
-def whole() -> Any:
-    """The body."""
-    return Spec(SubDocOp.GET_DOC, "", False)
-
-
-def field(path: str, *, hidden: bool = False) -> Any:
-    """A field of the body, or a hidden attribute."""
-    return Spec(SubDocOp.GET, path, hidden)
-
-
-def put(path: str, value: str, *, macro: bool = False) -> Any:
-    """A hidden attribute, or a part of one, becomes this JSON text (macro: what the server makes of it)."""
-    return Spec(SubDocOp.DICT_UPSERT, path, False, True, macro, value.encode())
-
-
-def drop(path: str) -> Any:
-    """A hidden attribute goes."""
-    return Spec(SubDocOp.REMOVE, path, False, True, False)
-
-
-def body_from(path: str) -> Any:
-    """The body becomes what this part of a hidden attribute is."""
-    return Spec(SubDocOp.REPLACE_BODY_WITH_XATTR, path, False, True, False)
-
-
-def body_as(text: str) -> Any:
-    """The body becomes this JSON text."""
-    return Spec(SubDocOp.SET_DOC, "", False, False, False, text.encode())
-
-
-def add_field(path: str, value: str) -> Any:
-    """A field of the body that must not be there yet."""
-    return Spec(SubDocOp.DICT_ADD, path, False, False, False, value.encode())
-
-
-def drop_field(path: str) -> Any:
-    """A field of the body that must be there goes."""
-    return Spec(SubDocOp.REMOVE, path, False, False, False)
 
 
 # --- sending ----------------------------------------------------------------------------------

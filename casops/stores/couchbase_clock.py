@@ -15,9 +15,10 @@ from collections.abc import Callable, Generator
 from typing import Final
 
 from casops.messages import Refused, Unknown
-from casops.stores.couchbase_calls import Answer, Call, Calls, field
+from casops.stores.couchbase_calls import Answer, Call, Calls
 from casops.stores.couchbase_errors import Trouble
 from casops.stores.couchbase_places import Place
+from casops.stores.couchbase_specs import field
 
 __all__ = ["ServerClock"]
 

@@ -45,23 +45,11 @@ from casops.messages import (
     Unknown,
     Version,
 )
-from casops.stores.couchbase_calls import (
-    LOCKED,
-    SHORT,
-    Answer,
-    Call,
-    Calls,
-    Lifetime,
-    body_as,
-    body_from,
-    drop,
-    field,
-    put,
-    whole,
-)
+from casops.stores.couchbase_calls import FOREVER, LOCKED, SHORT, Answer, Call, Calls, Lifetime
 from casops.stores.couchbase_clock import ServerClock
 from casops.stores.couchbase_errors import Meaning, Trouble
 from casops.stores.couchbase_places import Place, Settings
+from casops.stores.couchbase_specs import body_as, body_from, drop, field, put, whole
 
 __all__ = ["Documents", "Steps", "refusal", "text_of"]
 
@@ -77,7 +65,7 @@ _EVERYTHING: Final = (
     field("casops.b", hidden=True),
     field("casops.c", hidden=True),
     field("$document.exptime", hidden=True),
-    field("$document.deleted", hidden=True),
+    field("$document.deleted", hidden=True),  # that there is no body says too little: a live one may be empty
 )
 _NO_STAGE: Final = (put("casops", "{}"), drop("casops"))  # a removal alone fails where none is
 _BY_NOBODY: Final = put("casops.c", "null")
@@ -126,13 +114,13 @@ class Documents:
         if isinstance(answer, Trouble):
             return _no_version(answer, place)
         body, meta, staged, written_by, expires, deleted = answer.fields
-        live = deleted != b"true"
         stage = None
         if meta is not None:
             broken = None if _same(written_by, answer.cas) else _BROKEN
             stage = Stage(text_of(meta), None if staged is None else text_of(staged), broken)
-        ends = int(expires) if live and expires else 0
-        return Version(answer.cas, text_of(body or b"") if live else None, stage, ends or None)
+        if deleted == b"true":
+            return Version(answer.cas, None, stage)
+        return Version(answer.cas, text_of(body or b""), stage, int(expires or b"0") or None)
 
     # --- writing ----------------------------------------------------------------------------
 
@@ -187,9 +175,12 @@ class Documents:
             if isinstance(now, Unknown | Refused):
                 return now
             until = math.ceil(now) + request.ttl
-        if until is not None and until > MAX_EXPIRY:
+        if until is None:
+            return FOREVER
+        if until > MAX_EXPIRY:
             return Refused(f"the lifetime is too long for Couchbase: it would end at {until} seconds since 1970")
-        return Lifetime(until=until)
+        # The server takes a small number for seconds from now; as a moment it was over in 1970.
+        return Lifetime(until=max(until, SHORT + 1))
 
 
 _MOVED: Final[dict[Meaning, Reply]] = {

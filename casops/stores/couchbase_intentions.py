@@ -42,10 +42,11 @@ from casops.messages import (
     Stored,
     Version,
 )
-from casops.stores.couchbase_calls import Answer, Call, Calls, add_field, drop_field, field, whole
+from casops.stores.couchbase_calls import Answer, Call, Calls
 from casops.stores.couchbase_documents import Steps, refusal
 from casops.stores.couchbase_errors import Meaning, Trouble
 from casops.stores.couchbase_places import SHARDS, Place, Settings, id_at, path_of, shard_of
+from casops.stores.couchbase_specs import add_field, drop_field, field, whole
 from casops.stores.rows import PAGE_BYTES, PAGE_ENTRIES
 
 __all__ = ["Edit", "Intentions", "Lane"]

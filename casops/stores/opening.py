@@ -5,7 +5,7 @@
     sqlite:////var/lib/bank.db                  four slashes: a path from the root
     sqlite:///bank.db?busy_timeout=5            seconds to wait for other processes
     ...?tombstones=2592000                      seconds a removed document still shows that it has moved
-    couchbase://user:password@host/bucket       options: see casops.stores.couchbase_opening; needs casops[couchbase]
+    couchbase://user:password@host/bucket       options: see casops.stores.couchbase_url; needs casops[couchbase]
 
 In a path, % ? and # are written %25 %3F %23.
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from casops import messages as m
 from casops.documents import dump
@@ -46,9 +46,12 @@ COLLECTIONS = {"record": m.RESULTS, "intention": m.INTENTIONS, "documents": Purs
 MAX_STEPS = 1_000  # batches of one `runs`; a scenario takes some tens, so more of them means that it never ends
 
 
-def play(text: str) -> str:
-    """The same scenario with what its commands lead to now.  Raises AssertionError (also for what is no command)."""
-    story, lines = Scenario(), list[str]()
+def play(text: str, story: Scenario | None = None) -> str:
+    """The same scenario with what its commands lead to now.  Raises AssertionError (also for what is no command).
+
+    `story`: where it is played; default: in memory.
+    """
+    story, lines = Scenario() if story is None else story, list[str]()
     for number, line in enumerate(text.splitlines(), 1):
         if line.startswith(INDENT):
             continue
@@ -78,8 +81,20 @@ class Actor:
     waited: float = 0.0
 
 
+class Shelf(Protocol):
+    """What a story needs of a store."""
+
+    def perform_one(self, request: m.StoreRequest) -> m.Reply: ...
+
+    def versions(self) -> dict[m.Key, m.Version]:
+        """Everything that is stored, past the protocol."""
+        ...
+
+
 class Scenario:
     """One world: a store, a clock, workers, and writes that are still under way."""
+
+    store: Shelf
 
     def __init__(self) -> None:
         self.options = Options(patience=1.0, poll=1.0, retention=10_000.0)  # one wait is the whole patience
@@ -192,6 +207,7 @@ class Scenario:
                 reply = m.Unknown("no reply")
                 self.tell(f"{actor.name} → {tell_request(request)}", f"({how})")
                 self.held += [(actor.name, request)] if how == "held" else []
+                self.lose(request, how)
             actor.replies.append(m.Unknown("no reply") if how else reply)
 
     def wake(self, actor: Actor) -> None:
@@ -222,6 +238,9 @@ class Scenario:
         return "reads " + " ".join(f"{name}={each}" for name, each in zip(names, coins, strict=True))
 
     # --- the store ----------------------------------------------------------------------------
+
+    def lose(self, request: m.StoreRequest, how: str) -> None:
+        """It never reaches the store, or not now.  Nothing happens; on a network one sees to it that it does not."""
 
     def perform(self, name: str, request: m.StoreRequest, how: str) -> m.Reply:
         reply = self.store.perform_one(request)

@@ -201,7 +201,9 @@ def _parser() -> argparse.ArgumentParser:
         "import", _import, "Make the payments of a file.  Those that were made before are not made again."
     )
     importing.add_argument("file", type=Path, metavar="FILE.csv", help="payment_id,source,target,amount")
-    importing.add_argument("--store", required=True, metavar="URL", help="for example sqlite:///bank.db")
+    importing.add_argument(
+        "--store", required=True, metavar="URL", help="sqlite:///bank.db, or couchbase://user:password@host/bucket"
+    )
     working(importing)
 
     chaos = command("chaos", _chaos, "The same while workers are killed, and a proof that it did no harm.")
