@@ -10,6 +10,7 @@ Must not be in here: tables and pictures.
 from __future__ import annotations
 
 import random
+import secrets
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -102,12 +103,13 @@ def _case(bank: Couchbase, case: Case, rounds: int, seconds: float, accounts: in
     names = [name for name in NAMES if name != "the limit" or not case.hot]
     slots: dict[str, list[Slot]] = {name: [] for name in names}
     failed = dict.fromkeys(names, 0)
+    run = secrets.token_hex(4)  # a server of somebody's own may remember the ids of an earlier run
     for name in names:
-        _slot(bank, case, name, seconds / 4, accounts, "warm")
+        _slot(bank, case, name, seconds / 4, accounts, f"{run}-{case}-warm")
     for number in range(rounds):
         for each in range(len(names)):
             name = names[(each + number) % len(names)]
-            slot, lost = _slot(bank, case, name, seconds, accounts, f"{case}-{number}")
+            slot, lost = _slot(bank, case, name, seconds, accounts, f"{run}-{case}-{number}")
             slots[name].append(slot)
             failed[name] += lost
     return {
