@@ -128,7 +128,7 @@ def _slot(bank: Couchbase, case: Case, name: str, seconds: float, accounts: int,
     def work(caller: int) -> None:
         chance = random.Random(f"{tag}-{caller}")
         number = 0
-        while time.perf_counter() < begun + seconds:
+        while not number or time.perf_counter() < begun + seconds:
             number += 1
             chosen = chance.sample(range(1, accounts), case.documents)
             if case.hot:

@@ -80,7 +80,8 @@ class Relay:
             asyncio.create_task(self._relay(reader, back, host, answers=False)),
             asyncio.create_task(self._relay(there, writer, host, answers=True)),
         ]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        with suppress(asyncio.CancelledError):  # at the end of the proxy
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         for way in ways:
             way.cancel()
         for each in (writer, back):
