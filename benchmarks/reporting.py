@@ -38,6 +38,8 @@ def tables(results: Mapping[str, Any]) -> dict[str, str]:
     made: dict[str, str] = {}
     if "embedded" in results:
         made["embedded"] = _compared(results["embedded"])
+    if "couchbase" in results:
+        made["couchbase"] = _compared(results["couchbase"])
     if "idempotency" in results:
         made["idempotency"] = _compared({"1 process, 1 caller": results["idempotency"]})
     if "counts" in results:
@@ -146,6 +148,8 @@ def draw(results: Mapping[str, Any]) -> None:
     PLOTS.mkdir(exist_ok=True)
     if "embedded" in results:
         _draw_embedded(plot, results["embedded"])
+    if "couchbase" in results:
+        _draw_couchbase(plot, results["couchbase"])
     growth = [(name, label) for name, label in _AXES.items() if name in results]
     if growth:
         figure, places = plot.subplots(1, len(growth), figsize=(5 * len(growth), 4), squeeze=False)
@@ -183,6 +187,21 @@ def _draw_embedded(plot: Any, modes: Mapping[str, Any]) -> None:
             place.set_xticks([at + 0.3 for at in range(len(modes))], [mode.replace(", ", ",\n") for mode in modes])
             place.legend(fontsize=8)
     _save(plot, figure, "embedded")
+
+
+def _draw_couchbase(plot: Any, cases: Mapping[str, Any]) -> None:
+    figure, places = plot.subplots(1, 2, figsize=(14, 7), sharey=True)
+    names = list(next(iter(cases.values()))["new"]["contenders"])
+    for place, (what, label) in zip(places, (("p50_ms", "p50, ms"), ("per_second", "per second")), strict=True):
+        for number, name in enumerate(names):
+            told = [each["new"]["contenders"].get(name, {}).get(what, 0.0) for each in cases.values()]
+            values = [each if isinstance(each, float) else each["median"] for each in told]
+            place.barh([at + number / (len(names) + 1) for at in range(len(cases))], values, 0.16, label=name)
+        place.set(xscale="log", xlabel=label)
+        place.set_yticks([at + 0.3 for at in range(len(cases))], list(cases))
+        place.invert_yaxis()
+    places[0].legend(fontsize=8)
+    _save(plot, figure, "couchbase")
 
 
 def _draw_growth(place: Any, points: Mapping[str, Any], label: str) -> None:

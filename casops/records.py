@@ -161,11 +161,16 @@ def check_sound(key: Key, version: Version) -> None:
 
 def stage_of(key: Key, version: Version) -> StageMeta | None:
     """The description of the stage a version carries, or None."""
-    return None if version.stage is None else _decode_stage(version.stage.meta, key)
+    if version.stage is None:
+        return None
+    try:
+        return _parse_stage(version.stage.meta)
+    except ValidationError:
+        return _decode(StageMeta, version.stage.meta, f"stage on {key}", None)  # which raises
 
 
 # The stages of one operation have one text, which names all its documents, and each is looked at several times.
 # Texts kept: those of some operations at once.  One has 13 KB at most (casops.protocol.limits).
 @lru_cache(maxsize=128)
-def _decode_stage(text: str, key: Key) -> StageMeta:
-    return _decode(StageMeta, text, f"stage on {key}", None)
+def _parse_stage(text: str) -> StageMeta:
+    return StageMeta.model_validate_json(text)
