@@ -57,7 +57,7 @@ async def exchange(http: httpx.AsyncClient, message: Message, options: ClientOpt
 async def _read(response: httpx.Response, most: int) -> Replied | NoReply:
     parts: list[bytes] = []
     size = 0
-    async for part in response.aiter_bytes():
+    async for part in response.aiter_raw():  # as it came: nothing was to be compressed
         size += len(part)
         if size > most:
             return NoReply(f"its reply is longer than {most} bytes", sent=True)
