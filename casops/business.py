@@ -60,7 +60,8 @@ class OperationWork(Generic[R]):
             return Success(documents.changes(), encode_result(self.adapter, result))
         except Declined as refusal:
             try:
-                details = to_jsonable_python(dict(refusal.details))
+                # As it is stored: what JSON has no number for (infinity) is null for everybody.
+                details = to_jsonable_python(dict(refusal.details), inf_nan_mode="null")
                 return Refused(str(refusal.code), details, documents.looked_at)
             except ValueError as error:
                 return self._failed(UsageError(f"the details of {refusal} are not JSON: {error}"), True, documents)
@@ -78,7 +79,7 @@ def encode_result(adapter: TypeAdapter[R], result: R) -> Any:
     """A result as JSON holds it.  Raises InvalidDocument if it would come back as something else."""
     try:
         value = adapter.dump_python(result, mode="json", by_alias=True, round_trip=True, warnings=False)
-        back: Any = decode_result(adapter, value)
+        back: Any = adapter.validate_json(to_json(value, inf_nan_mode="null"))  # as it is stored
         meant: Any = adapter.validate_python(result)  # 1 where a float is the type means 1.0
     except ValueError as error:  # of pydantic, or of a codec underneath
         raise InvalidDocument(

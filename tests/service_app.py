@@ -37,7 +37,7 @@ class Gated(Operation[str]):
         folder = Path(os.environ["CASOPS_TEST_GATE"])
         with (folder / f"{self.gate}.entered").open("a") as entered:
             entered.write("entered\n")  # one line for each run
-        ends = time.monotonic() + 60  # a test that died must not leave this waiting for ever
+        ends = time.monotonic() + 120  # a test that died must not leave this waiting for ever
         while not (folder / self.gate).exists() and time.monotonic() < ends:
             time.sleep(0.005)
         return self.gate

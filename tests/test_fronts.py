@@ -16,8 +16,10 @@ from casops import (
     Declined,
     DocumentExists,
     DocumentMissing,
+    Documents,
     Expired,
     InvalidDocument,
+    Operation,
     OperationMismatch,
     Options,
     Outcome,
@@ -115,6 +117,23 @@ async def test_create_remove_and_is_there_one(bank: Bank) -> None:
     await casops.run(Open(account="alice", balance=7), operation_id="reopen")
     assert (await casops.read(ALICE)).balance == 7
     assert await casops.pending() == []
+
+
+class Infinite(Operation[float]):
+    refuses: bool
+
+    def apply(self, documents: Documents) -> float:
+        if self.refuses:
+            raise Declined("too_much", most=float("inf"))
+        return float("inf")
+
+
+async def test_what_json_has_no_number_for_is_not_answered_once_and_lost_then(bank: Bank) -> None:
+    casops = bank.open()
+    for _ in range(2):
+        with pytest.raises(InvalidDocument):
+            await casops.run(Infinite(refuses=False), operation_id="i")
+        assert (await casops.execute(Infinite(refuses=True), operation_id="r")).refusal.details == {"most": None}
 
 
 async def test_an_invalid_document_is_not_written(bank: Bank) -> None:

@@ -37,7 +37,7 @@ ARGUMENTS = {"source": "alice", "target": "bob", "amount": "30.00"}
 OPENING = {"alice": "100.00", "bob": "0.00"}
 
 # Seconds until a server that does not come up, or an answer that does not come, is given up.
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class Failed(Exception):
