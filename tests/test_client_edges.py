@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import resource
@@ -323,6 +324,22 @@ async def test_a_reply_that_is_too_long_is_no_reply() -> None:
             else:
                 with pytest.raises(OutcomeUnknown):
                     await client.run(Echo(value=1), operation_id="i")
+
+
+async def test_a_compressed_reply_is_not_unpacked() -> None:
+    def reply(request: httpx.Request) -> httpx.Response:
+        assert request.headers["accept-encoding"] == "identity"
+        headers = {"casops-message": request.headers["casops-message"], "content-encoding": "gzip"}
+        return httpx.Response(200, stream=httpx.ByteStream(gzip.compress(b"1")), headers=headers)
+
+    def connect(url: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=url, transport=httpx.MockTransport(reply))
+
+    options = ClientOptions(deadline=5, pause=0, probe=100, probe_at_most=100)
+    async with AsyncClient(["http://a"], options=options, connect=connect) as client:
+        with pytest.raises(OutcomeUnknown):
+            await client.run(Echo(value=1), operation_id="i")
+        assert client.counters.broken == 2
 
 
 def test_no_files_are_left_open(tmp_path: Path) -> None:
