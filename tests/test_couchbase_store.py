@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -370,6 +371,41 @@ def test_a_fault_leaves_a_read_unknown(server: CouchbaseServer, opened: Callable
     server.faults.clear()
     for request, reply in zip(requests, replies, strict=True):
         assert isinstance(reply, Unknown), (request, reply)
+
+
+@pytest.mark.parametrize("fault", LASTING)
+def test_a_read_that_the_sdk_retries_is_right(
+    server: CouchbaseServer, opened: Callable[..., Perform], fault: Any
+) -> None:
+    """The SDK (4.6.3) mixed up the parts of a lookup that it had to send twice."""
+    perform = opened(timeout="5")
+    stored = perform(Insert(DOC, '{"n":1}', STAGE, ttl=1000))[0]
+    assert isinstance(stored, Stored)
+    before = perform(Read(DOC))
+    met = server.faults.add(fault, opcode="SUBDOC_MULTI_LOOKUP")
+    assert perform(Read(DOC)) == before
+    assert met.hits == 1
+    met = server.faults.add(fault, opcode="SUBDOC_MULTI_MUTATION")
+    assert isinstance(perform(Replace(DOC, stored.cas, Body.STAGED, Stage("2", "3")))[0], Stored)
+    assert met.hits == 1
+    (after,) = perform(Read(DOC))
+    assert isinstance(after, Version)
+    assert (after.body, after.stage) == ('"staged"', Stage("2", "3"))
+
+
+def test_parts_of_a_lookup_in_another_order_are_not_taken(
+    monkeypatch: pytest.MonkeyPatch, server: CouchbaseServer
+) -> None:
+    store = open_store(server.url)
+    key = Key("accounts", f"{time.monotonic_ns()}")
+    store.perform([Insert(key, "1")])
+    mixed = SimpleNamespace(cas=5, value=[{"path": "", "status": 0, "value": b"1"}] * 6)
+    monkeypatch.setattr("casops.stores.couchbase.send", lambda collection, call: mixed)
+    (reply,) = store.perform([Read(key)])
+    assert isinstance(reply, Unknown)
+    assert "another order" in reply.why
+    monkeypatch.undo()
+    store.close()
 
 
 def test_other_parts_of_a_batch_are_not_held_up_by_one(server: CouchbaseServer, opened: Callable[..., Perform]) -> None:

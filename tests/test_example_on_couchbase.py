@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from casops import AsyncCasOps, Options
+from casops.testing.couchbase_server import CouchbaseProcess
+from casops.testing.couchbase_server.face import Kind
 from casops.testing.soaking import soak
 from examples.balance_transfer.model import Account, OpenAccount, Transfer, opening_id
 from examples.balance_transfer.orders import read_orders
+from tests.couchbase import COLLECTIONS
 from tests.test_example_balance_transfer import OPENING, SAMPLE, run, the_books
 
 
@@ -64,6 +67,31 @@ async def test_an_import_with_asyncio_whose_tasks_are_cancelled(couchbase_url: s
         total = sum((each.balance for each in balances if each is not None), Decimal(0))
         assert total == OPENING * len(orders.payers)
     assert the_books(couchbase_url, SAMPLE) == statuses
+
+
+def test_a_short_soak_on_a_cluster_that_misbehaves() -> None:
+    """Two nodes that lose, delay, doubt and reset by chance, workers that are killed: still every answer is true."""
+    with CouchbaseProcess(scopes=COLLECTIONS, nodes=2, replicas=1, seed=5) as server:
+        for kind, probability in MISBEHAVIOUR.items():
+            server.faults.add(kind, count=None, probability=probability, delay=0.05)
+        url = f"{server.url}?collection=tests&timeout=1"
+        tally = soak(minutes=0.2, store=url, seed=5, workers=3, say=lambda line: None)
+    assert tally.violations == []
+    assert tally.rounds > 0
+
+
+MISBEHAVIOUR: dict[Kind, float] = {
+    "ambiguous": 0.02,
+    "ambiguous_lost": 0.02,
+    "drop_reply": 0.003,
+    "drop_request": 0.003,
+    "reset_after": 0.002,
+    "reset_before": 0.002,
+    "temporary_failure": 0.01,
+    "sync_write_in_progress": 0.01,
+    "delay_request": 0.02,
+    "delay_reply": 0.02,
+}
 
 
 def test_a_short_soak(couchbase_url: str) -> None:

@@ -208,5 +208,9 @@ def answer(call: Call, result: Any) -> Answer:
     if call.method == "get":
         body = result.value or b""
     elif call.method == "lookup_in":
-        fields = tuple(part.get("value", b"") if part.get("status") == 0 else None for part in result.value)
+        parts, (specs,) = result.value, call.arguments
+        if [part.get("path") for part in parts] != [spec[1] for spec in specs]:
+            # Seen from a lookup that named the body before attributes and was retried: each value in another's place.
+            raise TypeError("the SDK gave the parts of a lookup in another order")
+        fields = tuple(part.get("value", b"") if part.get("status") == 0 else None for part in parts)
     return Answer(cas, body, fields)

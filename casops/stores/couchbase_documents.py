@@ -60,12 +60,12 @@ DocumentRequest: TypeAlias = Read | Insert | Replace | Remove
 MAX_EXPIRY: Final = 2**32 - 1
 
 _EVERYTHING: Final = (
-    whole(),
     field("casops.m", hidden=True),
     field("casops.b", hidden=True),
     field("casops.c", hidden=True),
     field("$document.exptime", hidden=True),
     field("$document.deleted", hidden=True),  # that there is no body says too little: a live one may be empty
+    whole(),
 )
 _NO_STAGE: Final = (put("casops", "{}"), drop("casops"))  # a removal alone fails where none is
 _BY_NOBODY: Final = put("casops.c", "null")
@@ -113,7 +113,7 @@ class Documents:
         answer = yield self._calls.look(place, _EVERYTHING)
         if isinstance(answer, Trouble):
             return _no_version(answer, place)
-        body, meta, staged, written_by, expires, deleted = answer.fields
+        meta, staged, written_by, expires, deleted, body = answer.fields
         stage = None
         if meta is not None:
             broken = None if _same(written_by, answer.cas) else _BROKEN

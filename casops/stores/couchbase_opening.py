@@ -16,7 +16,7 @@ from typing import Any, Final
 from casops.errors import StoreUnavailable
 from casops.messages import Refused
 from casops.stores.couchbase import AsyncCouchbaseStore, CouchbaseStore
-from casops.stores.couchbase_calls import Answer, Calls, answer, send
+from casops.stores.couchbase_calls import Answer, Call, Calls, answer, send
 from casops.stores.couchbase_documents import refusal
 from casops.stores.couchbase_errors import Meaning, Trouble, judge
 from casops.stores.couchbase_places import Settings
@@ -30,6 +30,9 @@ __all__ = ["open_async_couchbase", "open_couchbase", "prepare"]
 
 # Of what is stored.  A casops that does not know the number leaves the store alone.
 FORMAT: Final = 1
+
+# Of the write that is made at opening: another process may be at it, or a single message be lost.
+TRIES: Final = 3
 
 
 def open_couchbase(scheme: str, rest: str) -> CouchbaseStore:
@@ -139,31 +142,38 @@ def prepare(bucket: Any, settings: Settings, shown: str = "the bucket") -> None:
 
     bucket: a Bucket of the sync SDK.  Raises StoreUnavailable with a sentence for a person.
     """
+    lost = (Meaning.MOVED, Meaning.EXISTS, Meaning.MISSING)
+    trouble = _probe(bucket, settings, shown)
+    for _ in range(TRIES - 1):
+        if trouble is None or trouble.meaning not in (*lost, Meaning.UNKNOWN):
+            break
+        trouble = _probe(bucket, settings, shown)
+    if trouble is not None and trouble.meaning not in lost:  # lost to others each time: so writes succeed there
+        raise _lacking(trouble, settings, shown)
+
+
+def _probe(bucket: Any, settings: Settings, shown: str) -> Trouble | None:
+    """Write the format into a shard of intentions, durably; None: it is there."""
     calls, place = Calls(settings), settings.shard(0)
     collection = bucket.scope(place.scope).collection(place.collection)
+    ours = f'{{"v":{FORMAT}}}'
 
-    def ask(call: Any) -> Answer | Trouble:
+    def ask(call: Call) -> Answer | Trouble:
         try:
             return answer(call, send(collection, call))
         except Exception as error:  # noqa: BLE001 - as in CouchbaseStore
             return judge(error, reading=call.reading)
 
-    # Another process may be at it: whoever loses looks again, and one more time is enough as nobody takes it away.
-    for _ in range(3):
-        found = ask(calls.look(place, (field("casops", hidden=True),)))
-        if isinstance(found, Trouble) and found.meaning is Meaning.MISSING:
-            done = ask(calls.insert_parts(place, (put("casops", f'{{"v":{FORMAT}}}'),)))
-        elif isinstance(found, Trouble):
-            raise _lacking(found, settings, shown)
-        else:
-            if found.fields[0] is not None and found.fields[0] != f'{{"v":{FORMAT}}}'.encode():
-                raise StoreUnavailable(f"a newer casops wrote {settings.records} of {shown}: upgrade casops")
-            done = ask(calls.mutate(place, found.cas, (put("casops", f'{{"v":{FORMAT}}}'),)))
-        if isinstance(done, Answer):
-            return
-        if done.meaning not in (Meaning.MOVED, Meaning.EXISTS, Meaning.MISSING):
-            raise _lacking(done, settings, shown)
-    # Lost to others three times: so writes succeed there.
+    found = ask(calls.look(place, (field("casops", hidden=True),)))
+    if isinstance(found, Answer):
+        if found.fields[0] not in (None, ours.encode()):
+            raise StoreUnavailable(f"a newer casops wrote {settings.records} of {shown}: upgrade casops")
+        done = ask(calls.mutate(place, found.cas, (put("casops", ours),)))
+    elif found.meaning is Meaning.MISSING:
+        done = ask(calls.insert_parts(place, (put("casops", ours),)))
+    else:
+        return found
+    return None if isinstance(done, Answer) else done
 
 
 def _lacking(trouble: Trouble, settings: Settings, shown: str) -> StoreUnavailable:

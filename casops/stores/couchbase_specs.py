@@ -1,5 +1,8 @@
 """The parts of sub-document calls: what to look at, what to change.
 
+In a call, attributes come before the body: the server wants them so, the SDK sorts them so, and where it has to retry
+a call that it has sorted (4.6.3), it gives the results in that order.
+
 Values are JSON text and go through as they are.
 
 Must not be in here: calls; what they are for.
