@@ -68,8 +68,10 @@ class Engine:
         self.register(type(operation))
         return work
 
-    def execute(self, work: OperationWork[R], operation_id: str) -> Steps[tuple[Outcome[R], Ended]]:
-        ended = yield from Execution(self.environment(), operation_id, work).run()
+    def execute(
+        self, work: OperationWork[R], operation_id: str, *, look_first: bool = False
+    ) -> Steps[tuple[Outcome[R], Ended]]:
+        ended = yield from Execution(self.environment(), operation_id, work).run(look_first=look_first)
         return self._outcome(ended, work), ended
 
     def execute_at_once(
@@ -79,14 +81,14 @@ class Engine:
         return at_once(lambda: self._execute_and_settle(work, operation_id), lambda: self.execute(work, operation_id))
 
     def _execute_and_settle(self, work: OperationWork[R], operation_id: str) -> Steps[tuple[Outcome[R], Ended | None]]:
-        ended = yield from Execution(self.environment(), operation_id, work).run(look_first=True)
+        outcome, ended = yield from self.execute(work, operation_id, look_first=True)
         unsettled: Ended | None = None
         if not ended.put_away:
             try:
                 yield from self.settle(ended)
             except Exception:  # noqa: BLE001 - settling is a courtesy; the answer stands
                 unsettled = ended
-        return self._outcome(ended, work), unsettled
+        return outcome, unsettled
 
     def outcome(self, operation_id: str) -> Steps[Outcome[Any] | Pending | None]:
         found = yield from self._asking(sweeping.look_up(self.environment(), check_id(operation_id)), operation_id)

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 else:
 
     class _Arguments(BaseModel):
-        model_config = ConfigDict(frozen=True, extra="forbid")
+        # inf_nan: as the text that a float takes back; JSON has no number for them.
+        model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Operation(_Arguments, Generic[R]):

@@ -28,6 +28,7 @@ from casops import (
     UsageError,
     new_operation_id,
 )
+from casops.business import OperationWork
 from casops.local import local_reply
 from casops.messages import Body, Insert, Read, Replace, Version
 from casops.protocol.execution import Execution
@@ -396,3 +397,16 @@ async def test_contended_is_said_in_the_end(bank: Bank) -> None:
         await casops.run(Unlucky(), operation_id="u")
     assert caught.value.retry
     assert await casops.pending() == []
+
+
+class Weigh(Operation[bool]):
+    limit: float
+
+    def apply(self, documents: Documents) -> bool:
+        return self.limit > 0
+
+
+def test_arguments_that_json_has_no_number_for_are_stored_as_they_were_given() -> None:
+    """Stored as null they could not be read again, and no sweep could have finished the operation."""
+    stored = OperationWork(Weigh(limit=float("inf")), "i").arguments
+    assert Weigh.model_validate_json(stored) == Weigh(limit=float("inf"))

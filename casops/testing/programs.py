@@ -175,14 +175,15 @@ def engine_for(name: str, options: Options) -> Engine:
     return Engine(options, OPERATIONS, name)
 
 
-def runs(*asked: tuple[str, Operation[Any]], settles: bool = True) -> MakeProgram:
-    """Asks for operations one after the other, settling each."""
+def runs(*asked: tuple[str, Operation[Any]], settles: bool = True, looks_first: bool = False) -> MakeProgram:
+    """Asks for operations one after the other, settling each.  looks_first: with a step 0."""
 
     def program(engine: Engine) -> Program:
         for operation_id, operation in asked:
             yield Asks(operation_id)
             try:
-                outcome, ended = yield from engine.execute(engine.work(operation, operation_id), operation_id)
+                work = engine.work(operation, operation_id)
+                outcome, ended = yield from engine.execute(work, operation_id, look_first=looks_first)
             except CasOpsError as error:
                 yield Hears(operation_id, ["error", type(error).__name__])
                 continue
@@ -197,6 +198,15 @@ def sweeps(times: int = 1) -> MakeProgram:
     def program(engine: Engine) -> Program:
         for _ in range(times):
             yield from engine.recover()
+
+    return program
+
+
+def forgets(*operation_ids: str) -> MakeProgram:
+    """Has results forgotten whose askers will never ask again."""
+
+    def program(engine: Engine) -> Program:
+        yield from engine.forget(operation_ids)
 
     return program
 

@@ -57,6 +57,7 @@ from casops.testing.programs import (
     Require,
     cancels,
     engine_for,
+    forgets,
     model_of,
     reading_model,
     reads,
@@ -186,7 +187,7 @@ class World:
             park_after=0,
         )
         self._wait = self.latency * chance.choice((5, 50))  # after which a caller gives up on a reply
-        # Not drawn: the worlds of the seeds that tests keep stay what they were.
+        # By the seed itself, not drawn: so the worlds of the seeds that tests keep stay what they were.
         kind = SharingStore if self.seed % 4 == 0 else MemoryStore
         self.store = kind(clock=lambda: WALL + self.time, tombstones=retention)
         names = [f"p{each}" for each in range(chance.choice((1, 2, 2, 3, 5)))]
@@ -204,7 +205,8 @@ class World:
         for each in range(chance.choice((1, 2, 3, 4))):
             mine = [(name, self.operations[name]) for name in self.operations if chance.random() < 0.6]
             chance.shuffle(mine)
-            self._process(f"w{each}", runs(*mine, settles=chance.random() < 0.8), chance.random() < 0.7)
+            asking = runs(*mine, settles=chance.random() < 0.8, looks_first=self.seed % 8 == 4)
+            self._process(f"w{each}", asking, chance.random() < 0.7)
         for each in range(chance.choice((0, 0, 1, 2))):
             self.readers[f"r{each}"] = chance.sample(names, chance.randint(1, len(names)))
             self._process(f"reader{each}", reads(f"r{each}", *self.readers[f"r{each}"]), False)
@@ -246,6 +248,11 @@ class World:
             self._sleep()
             return
         self._finish_everything()
+        if self.seed % 8 == 0:
+            # Everybody has acknowledged, and nothing is on its way any more.
+            self.time += 10 * self.options.deadline
+            self._alone("forgetter", forgets(*self.operations))
+            self._alone("sweeper-after-forgetting", sweeps())
         if self.random.random() < 0.3:
             # Long after, when results are forgotten, a late sweep must not run anything again.
             self.time += self.options.retention * self.random.choice((0.6, 1.5))

@@ -34,6 +34,8 @@ from casops.front import CasOps
 from casops.operations import Operation
 from casops.options import Options
 from casops.outcome import Outcome
+from casops.stores import Store
+from casops.stores.opening import open_store
 from casops.testing.checkers import Heard, Violation, check_serial
 from casops.testing.programs import OPERATIONS, Burn, Move, Purse, Put, answer_of, model_of, reading_model
 
@@ -93,8 +95,13 @@ def operations_of(seed: int, number: int) -> dict[str, Operation[Any]]:
 def work(store: str, seed: int, name: str, history: str) -> int:
     """A worker process: it is told the numbers of rounds on its standard input and says when it is through."""
     # One write for each line, so that what is written survives SIGKILL.
+    opened = open_store(store)
+    # Every other worker can be killed between its batches also where the store could have them as one transaction.
+    front = CasOps(
+        BatchByBatch(opened) if int(name[1:]) % 2 else opened, options=OPTIONS, operations=OPERATIONS, worker=name
+    )
     with (
-        CasOps.open(store, options=OPTIONS, operations=OPERATIONS, worker=name) as casops,
+        front as casops,
         open(history, "ab", 0) as log,
     ):
 
@@ -113,6 +120,14 @@ def work(store: str, seed: int, name: str, history: str) -> int:
             sys.stdout.write(f"{number}\n")
             sys.stdout.flush()
     return 0
+
+
+class BatchByBatch:
+    """A store without `converse`."""
+
+    def __init__(self, store: Store) -> None:
+        self.perform = store.perform
+        self.close = store.close
 
 
 def _ask(casops: CasOps, operation_id: str, operation: Operation[Any], note: Callable[..., None]) -> None:
