@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -149,11 +148,12 @@ def _ask(casops: CasOps, operation: Operation[Any], id: str) -> None:
 
 def _statements(store: SqliteStore, call: Callable[[], None]) -> dict[str, int]:
     statements: list[str] = []
-    connection = store._connection
-    assert isinstance(connection, sqlite3.Connection)
-    connection.set_trace_callback(statements.append)
+    connections = [connection for connection in (store._connection, store._reader) if connection is not None]
+    for connection in connections:
+        connection.set_trace_callback(statements.append)
     call()
-    connection.set_trace_callback(None)
+    for connection in connections:
+        connection.set_trace_callback(None)
     return {
         "statements": len(statements),
         "transactions that only read": statements.count("BEGIN"),

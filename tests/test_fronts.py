@@ -30,7 +30,7 @@ from casops import (
 )
 from casops.business import OperationWork
 from casops.local import local_reply
-from casops.messages import Body, Insert, Read, Replace, Version
+from casops.messages import Body, Insert, Read, Replace, Stored, Version
 from casops.protocol.execution import Execution
 from tests.bank import MENDED, Account, Broken, Close, Echo, Open, Overdraw, Receipt, Transfer
 from tests.conftest import QUICK, Bank
@@ -300,6 +300,21 @@ async def test_fields_of_other_programs_survive(bank: Bank) -> None:
         "note": None,
         "colour": "red",
     }
+
+
+async def test_each_document_keeps_its_own_expiry(bank: Bank) -> None:
+    casops = await opened(bank)
+    stranger = bank.stranger()
+    carol = Account.ref("carol")
+    stored = await maybe(stranger.perform([Insert(carol.key, '{"balance":"1"}', ttl=5_000)]))
+    assert isinstance(stored[0], Stored)
+    (before,) = await maybe(stranger.perform([Read(carol.key)]))
+    await casops.run(Transfer(source="alice", target="carol", amount=1), operation_id="t")
+    await casops.close()
+    after = [(await maybe(stranger.perform([Read(key)])))[0] for key in (ALICE.key, carol.key)]
+    assert [each.stage for each in after] == [None, None]
+    assert [each.expires for each in after] == [None, before.expires]
+    assert before.expires is not None
 
 
 async def test_close_finishes_settling(bank: Bank) -> None:

@@ -286,6 +286,13 @@ def test_writes_that_change_nothing_write_nothing(path: Path, store: SqliteStore
     assert log.read_bytes() == before
 
 
+def test_a_scan_sees_what_its_own_transaction_is_about_to_write(store: SqliteStore) -> None:
+    inserted, page = store.perform([Insert(Key(INTENTIONS, "1"), "x"), Scan()])
+    assert isinstance(inserted, Stored)
+    assert isinstance(page, Page)
+    assert [(entry.id, entry.cas) for entry in page.entries] == [("1", inserted.cas)]
+
+
 # --- no blind write -----------------------------------------------------------------------------------
 
 

@@ -42,6 +42,9 @@ __all__ = ["NAMES", "Couchbase"]
 NAMES: Final = ("casops", "transactions", "transactions+record", "cas loop", "the limit")
 SCOPE: Final = "bench"
 
+# Operations whose settling goes out together, as casops does it by default.
+TOGETHER: Final = 32
+
 # Tries of a caller whose transaction or loop lost; beyond it the operation is counted as failed.
 TRIES: Final = 1_000
 
@@ -218,23 +221,28 @@ class Limit:
         self._pool.shutdown()
 
     def _settle(self) -> None:
-        while (ended := self._after.get()) is not None:
+        closing = False
+        while not closing:
+            batch = [self._after.get()]
+            while len(batch) < TOGETHER and not self._after.empty():
+                batch.append(self._after.get())
+            closing = None in batch
+            ended = [each for each in batch if each is not None]
             try:
-                self._settle_one(*ended)
+                self._settle_together(ended)
             finally:
                 with self._lock:
-                    self.waiting -= 1
+                    self.waiting -= len(ended)
 
-    def _settle_one(self, id: str, cas: int, staged: dict[str, int]) -> None:
-        (noticed,) = self._together([self._calls.replace(self._result(id), cas, _TEXT + " " * 600)])
-        self._together(
-            [
-                self._calls.mutate(Place(SCOPE, "accounts", key), base, (body_from("casops.b"), drop("casops")))
-                for key, base in staged.items()
-            ]
-        )
-        self._together([self._calls.change_fields(self._shard(id), [drop_field(path_of(id))])])
-        self._together([self._calls.replace(self._result(id), noticed.cas, _TEXT + " " * 700)])
+    def _settle_together(self, ended: list[tuple[str, int, dict[str, int]]]) -> None:
+        replace, mutate, change = self._calls.replace, self._calls.mutate, self._calls.change_fields
+        noticed = self._together([replace(self._result(id), cas, _TEXT + " " * 600) for id, cas, _ in ended])
+        moved = (body_from("casops.b"), drop("casops"))
+        places = [(Place(SCOPE, "accounts", key), base) for _, _, staged in ended for key, base in staged.items()]
+        self._together([mutate(place, base, moved) for place, base in places])
+        self._together([change(self._shard(id), [drop_field(path_of(id))]) for id, _, _ in ended])
+        results = [(self._result(id), each.cas) for (id, _, _), each in zip(ended, noticed, strict=True)]
+        self._together([replace(result, cas, _TEXT + " " * 700) for result, cas in results])
 
     def _shard(self, id: str) -> Place:
         return self._settings.shard(shard_of(id))
@@ -243,6 +251,8 @@ class Limit:
         return Place(*self._settings.records_at, f"limit/{id}")
 
     def _together(self, calls: Sequence[Call]) -> list[Any]:
+        if not calls:
+            return []
         others = [self._pool.submit(self._send, call) for call in calls[1:]]
         return [self._send(calls[0]), *(other.result() for other in others)]
 

@@ -30,7 +30,7 @@ class Foreseen:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """R(i) and, unless it is final, what would come of the operation; None: a stage must be decided first."""
+    """R(i) and, unless it is final, what would come of the operation."""
 
     standing: Standing
     foreseen: Foreseen | None
@@ -43,15 +43,10 @@ def look_before(environment: Environment, operation_id: str, work: business.Work
     if standing.final:
         return Seen(standing, None)
     documents = yield from environment.read(work.declared)
-    if any(_carries_a_stage(found) for found in documents.values()):
-        return Seen(standing, None)
     values = {each: _value(found) for each, found in documents.items()}
     return Seen(standing, Foreseen(values, work.evaluate(values)))
 
 
-def _carries_a_stage(found: Found) -> bool:
-    return not isinstance(found, Missing) and found.stage is not None
-
-
 def _value(found: Found) -> business.Value:
+    """Should it carry a stage, this is the old value, or not; step 1 finds out."""
     return business.Value(None) if isinstance(found, Missing) else business.Value(found.body, found.expires)
