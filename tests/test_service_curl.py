@@ -1,4 +1,4 @@
-"""A client that is not ours: the curl lines of docs/service.md and of the README, and curl against a server that dies."""
+"""A client that is not ours: the curl lines of two pages, and curl against a server that dies."""
 
 from __future__ import annotations
 
