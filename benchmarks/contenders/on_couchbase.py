@@ -21,20 +21,9 @@ from typing import Any, Final
 
 from benchmarks.contenders import OPENING
 from casops import CasOps, Document, Documents, Operation, Ref
-from casops.stores.couchbase_calls import (
-    Call,
-    Calls,
-    add_field,
-    answer,
-    body_from,
-    drop,
-    drop_field,
-    field,
-    put,
-    send,
-    whole,
-)
+from casops.stores.couchbase_calls import Call, Calls, answer, send
 from casops.stores.couchbase_places import Place, Settings, path_of, shard_of
+from casops.stores.couchbase_specs import add_field, body_from, drop, drop_field, field, put, whole
 from casops.stores.opening import open_store
 
 __all__ = ["NAMES", "Couchbase"]
