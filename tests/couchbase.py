@@ -12,13 +12,13 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 from urllib.parse import urlencode
 
 from casops.stores import couchbase as stores
-from casops.stores.couchbase_calls import Call
+from casops.stores.couchbase_calls import Call, Calls
 from casops.stores.couchbase_sdk import auth, cluster, exceptions, options
 from casops.stores.couchbase_url import read_url
 from casops.stores.opening import open_store
@@ -32,6 +32,12 @@ COLLECTIONS = {"_default": ["casops", "tests"]}
 
 # What this process has written to a real cluster: collection and key.
 WRITTEN: set[tuple[str, str]] = set()
+
+
+def impatient(store: Any, seconds: float) -> None:
+    """Let an open store wait no longer than this for a call.  (To connect may take longer on a busy machine.)"""
+    shared = store._shared
+    vars(shared.calls).update(vars(Calls(replace(shared.settings, timeout=seconds))))
 
 
 @dataclass

@@ -42,6 +42,7 @@ from casops.stores.opening import open_store
 from casops.testing.couchbase_server import CouchbaseServer
 from tests.bank import Account, Close, Open, Receipt, Transfer
 from tests.conftest import Face
+from tests.couchbase import impatient
 
 # A retention below 30 days, for which no clock has to be read.
 QUICK = Options(patience=0.05, poll=0.001, grace=0.0, retention=29 * 86_400)
@@ -74,11 +75,14 @@ def prefix() -> str:
 
 @asynccontextmanager
 async def on(
-    server: CouchbaseServer, face: str, prefix: str, *, timeout: float = 5.0, collection: str = "", **more: Any
+    server: CouchbaseServer, face: str, prefix: str, *, timeout: float = 10.0, collection: str = "", **more: Any
 ) -> AsyncIterator[Any]:
     """A front behind a face of coroutines."""
-    url = f"{server.url}?prefix={prefix}&timeout={timeout}" + (f"&collection={collection}" if collection else "")
+    url = f"{server.url}?prefix={prefix}&timeout=10" + (f"&collection={collection}" if collection else "")
     front: Any = (CasOps if face == "sync" else AsyncCasOps).open(url, options=QUICK, **more)
+    if face == "async":
+        await front.outcome("connects")
+    impatient(front._store, timeout)
     try:
         yield Face(front)
     finally:
@@ -252,7 +256,7 @@ class bucket_of:  # noqa: N801 - used like a function
 async def test_a_server_that_goes_away_in_the_middle_and_comes_back(
     server: CouchbaseServer, face: str, prefix: str
 ) -> None:
-    async with on(server, face, prefix, timeout=0.3, operations=[Transfer]) as casops:
+    async with on(server, face, prefix, timeout=0.5, operations=[Transfer]) as casops:
         await two_accounts(casops)
         away = threading.Timer(0.05, failover, [server])
         away.start()
@@ -277,10 +281,11 @@ async def test_a_store_that_is_away_is_an_error_of_ours_in_bounded_time(
     server: CouchbaseServer, face: str, prefix: str
 ) -> None:
     patient = Options(deadline=1.0)
-    url = f"{server.url}?prefix={prefix}&timeout=0.3"
+    url = f"{server.url}?prefix={prefix}"
     front: Any = (CasOps if face == "sync" else AsyncCasOps).open(url, options=patient)
     casops = Face(front)
-    await two_accounts(casops)
+    await asked_until_answered(casops, Open(account="alice", balance=100), "open-alice")
+    impatient(front._store, 0.3)
     server.stop()
     try:
         for call in (casops.run(TRANSFER, operation_id="t"), casops.read(ALICE), casops.pending()):

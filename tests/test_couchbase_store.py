@@ -50,6 +50,7 @@ from casops.stores.couchbase_places import SHARDS, Settings, shard_of
 from casops.stores.couchbase_sdk import async_cluster, auth, cluster, exceptions, options, subdocument
 from casops.stores.opening import open_async_store, open_store
 from casops.testing.couchbase_server import CouchbaseServer
+from tests.couchbase import impatient
 
 DOC = Key("accounts", "alice")
 BINARY = import_module("couchbase.transcoder").RawBinaryTranscoder()
@@ -57,7 +58,7 @@ STAGE = Stage('{"of":1}', '"staged"')
 SCOPES = {"_default": ["casops", "accounts"], "app": ["accounts", "records"]}
 
 # Seconds.  Of one call in these tests: long for a server that answers, short for a test of one that does not.
-SHORT = "?timeout=0.4"
+SHORT = "?timeout=0.5"
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +108,13 @@ def opened(request: pytest.FixtureRequest, server: CouchbaseServer) -> Iterator[
     prefix = f"{time.monotonic_ns()}-"
 
     def open_one(**options: str) -> Perform:
-        given = {"prefix": prefix, "timeout": "0.4", **options}
+        given = {"prefix": prefix, "timeout": "10", **options}
         query = "&".join(f"{name}={value}" for name, value in given.items())
         stores.append(Perform(request.param, f"{server.url}?{query}"))
+        if "timeout" not in options:
+            if request.param == "async":
+                stores[-1](Read(DOC))  # connects
+            impatient(stores[-1].store, 0.5)
         return stores[-1]
 
     yield open_one
@@ -133,7 +138,7 @@ def opened(request: pytest.FixtureRequest, server: CouchbaseServer) -> Iterator[
             lambda url: f"couchbase://u:p@127.0.0.1:1/b{SHORT}",
             "no Couchbase server answered at couchbase://127.0.0.1:1",
         ),
-        (lambda url: f"couchbase://u:p@no-such-host.invalid/b{SHORT}", "no Couchbase server answered at"),
+        (lambda _: f"couchbase://u:p@no-such-host.invalid/b{SHORT}", "no Couchbase server answered at"),
         (lambda url: url.replace("couchbase://", "couchbases://"), "no Couchbase server answered at couchbases://"),
     ],
 )
@@ -141,8 +146,9 @@ def opened(request: pytest.FixtureRequest, server: CouchbaseServer) -> Iterator[
 def test_a_store_that_cannot_be_opened(
     server: CouchbaseServer, opening: Callable[[str], Any], change: Callable[[str], str], sentence: str
 ) -> None:
+    patient = server.url + "?timeout=5"
     with pytest.raises(StoreUnavailable) as error:
-        opening(change(server.url + SHORT))
+        opening(change(patient).replace("timeout=5", "timeout=0.5" if "answered" in sentence else "timeout=5"))
     assert sentence in str(error.value)
     assert "password@" not in str(error.value)
 
@@ -150,7 +156,7 @@ def test_a_store_that_cannot_be_opened(
 def test_a_bucket_with_more_replicas_than_nodes_is_refused_at_open_with_what_to_do() -> None:
     with CouchbaseServer(scopes=SCOPES, replicas=1) as lonely:
         with pytest.raises(StoreUnavailable, match="set the bucket's replicas to 0, or open with durability=none"):
-            open_store(lonely.url + SHORT)
+            open_store(lonely.url)
         store = open_store(lonely.url + "?durability=none")
         assert isinstance(store.perform([Insert(DOC, "1")])[0], Stored)
         store.close()
@@ -159,7 +165,7 @@ def test_a_bucket_with_more_replicas_than_nodes_is_refused_at_open_with_what_to_
 def test_a_replica_that_does_not_answer_is_told_at_open(server: CouchbaseServer) -> None:
     server.set_replicas("silent")
     with pytest.raises(StoreUnavailable, match="did not confirm a durable write: too few replicas"):
-        open_store(server.url + SHORT)
+        open_store(server.url + "?timeout=2")
 
 
 def test_what_is_missing_is_created_on_request_by_several_at_once(server: CouchbaseServer) -> None:
@@ -748,7 +754,7 @@ def test_a_record_that_somebody_has_locked_is_not_taken_for_a_version(
 async def test_a_connection_that_cannot_be_made_after_opening_is_tried_again_at_the_next_request(
     server: CouchbaseServer,
 ) -> None:
-    store = open_async_store(f"{server.url}?timeout=0.4&prefix={time.monotonic_ns()}-")
+    store = open_async_store(f"{server.url}?timeout=2&prefix={time.monotonic_ns()}-")
     server.stop()
     try:
         refused, unfit = await store.perform([Read(DOC), Read(Key("", ""))])
