@@ -199,7 +199,7 @@ def _draw_couchbase(plot: Any, cases: Mapping[str, Any]) -> None:
             place.barh([at + number / (len(names) + 1) for at in range(len(cases))], values, 0.16, label=name)
         place.set(xscale="log", xlabel=label)
         place.set_yticks([at + 0.3 for at in range(len(cases))], list(cases))
-        place.invert_yaxis()
+    places[0].invert_yaxis()
     places[0].legend(fontsize=8)
     _save(plot, figure, "couchbase")
 
