@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-service test check format clean explore simulate mutants soak bench
+.PHONY: demo demo-service test check format clean explore simulate mutants client-mutants soak service-soak bench
 
 demo: .venv/demo.installed  ## balance transfer for real: workers are killed, the books are proved
 	$(BIN)/python -m examples.balance_transfer chaos
@@ -36,6 +36,13 @@ soak: .venv/dev.installed  ## real processes, killed with SIGKILL: make soak MIN
 
 bench: .venv/bench.installed  ## beside other systems, in one run: make bench; only whether it works and counts: make bench SHORT=1
 	$(BIN)/python -m benchmarks $(if $(SHORT),--short) $(PARTS)
+
+TRANSFERS ?= 10000
+service-soak: .venv/dev.installed  ## three servers, eight clients, a network that misbehaves: make service-soak TRANSFERS=n
+	$(BIN)/python -m tests.service_soak --transfers $(TRANSFERS) $(ARGS)
+
+client-mutants: .venv/dev.installed  ## each rule of the client broken once
+	$(BIN)/python -m tests.mutants.client
 
 format: .venv/dev.installed
 	$(BIN)/ruff check --fix .

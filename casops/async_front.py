@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Container, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Container, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -81,11 +82,16 @@ class AsyncCasOps:
         work = self._engine.work(operation, operation_id)
         if self._converses:
             outcome, unsettled = await adrive(self._engine.execute_at_once(work, operation_id), self._store)
-        else:
-            async with self._turn(work.declared):
-                outcome, unsettled = await adrive(self._engine.execute(work, operation_id), self._store)
-        if unsettled is not None:
-            await self._settler.add(unsettled)
+            if unsettled is not None:
+                await self._settler.add(unsettled)
+            return outcome
+        leave = await self._turn(work.declared)
+        try:
+            outcome, ended = await adrive(self._engine.execute(work, operation_id), self._store)
+            await self._settler.add(ended, leave)
+        except BaseException:
+            leave()
+            raise
         return outcome
 
     async def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
@@ -144,17 +150,18 @@ class AsyncCasOps:
         if self._closed:
             raise UsageError("this AsyncCasOps is closed")
 
-    @asynccontextmanager
-    async def _turn(self, keys: tuple[Key, ...]) -> AsyncGenerator[None, None]:
+    async def _turn(self, keys: tuple[Key, ...]) -> Callable[[], None]:
+        """See CasOps._turn."""
         ours = asyncio.Event()
-        ticket = self._turns.join(keys, ours.set)
+        leave = partial(self._turns.leave, self._turns.join(keys, ours.set))
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._engine.options.patience):
                     await ours.wait()
-            yield
-        finally:
-            self._turns.leave(ticket)
+        except BaseException:
+            leave()
+            raise
+        return leave
 
 
 class AsyncSettler:
@@ -163,17 +170,18 @@ class AsyncSettler:
     def __init__(self, engine: Engine, store: AsyncStore) -> None:
         self._engine = engine
         self._store = store
-        self._waiting: deque[Ended] = deque()
+        self._waiting: deque[tuple[Ended, Callable[[], None]]] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    async def add(self, ended: Ended) -> None:
-        """Have it settled; by the caller itself if too many wait already."""
+    async def add(self, ended: Ended, documents_done: Callable[[], None] = lambda: None) -> None:
+        """See Settler.add."""
         if ended.put_away:
-            return  # somebody has done it
-        if len(self._waiting) >= self._engine.options.settle_queue:
-            await self._settle([ended])
+            documents_done()
             return
-        self._waiting.append(ended)
+        if len(self._waiting) >= self._engine.options.settle_queue:
+            await self._settle([(ended, documents_done)])
+            return
+        self._waiting.append((ended, documents_done))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work(), name="casops-settler")
 
@@ -188,10 +196,10 @@ class AsyncSettler:
             several = min(len(self._waiting), self._engine.options.settle_together)
             await self._settle([self._waiting.popleft() for _ in range(several)])
 
-    async def _settle(self, batch: list[Ended]) -> None:
+    async def _settle(self, batch: list[tuple[Ended, Callable[[], None]]]) -> None:
         errors: list[Exception | None]
         try:
-            errors = await adrive(together([self._engine.settle(each) for each in batch]), self._store)
+            errors = await adrive(together([self._engine.settle(*each) for each in batch]), self._store)
         except Exception as error:  # noqa: BLE001 - settling is a courtesy; the answer was given
             errors = [error for _ in batch]
         report(batch, errors)

@@ -5,7 +5,7 @@ Must not be in here: I/O, threads, asyncio.
 
 from __future__ import annotations
 
-from collections.abc import Container, Generator, Iterable, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -31,7 +31,7 @@ from casops.protocol import forgetting, reading, sweeping
 from casops.protocol.environment import Environment, StoreFailed, TimeUp
 from casops.protocol.execution import Ended, Execution
 from casops.protocol.limits import MAX_FORGOTTEN
-from casops.protocol.settling import settle
+from casops.protocol.settling import put_away, settle_documents
 from casops.protocol.sweeping import Declared
 
 R = TypeVar("R")
@@ -119,9 +119,15 @@ class Engine:
         ended = yield from self._asking(steps, operation_id, writes=True)
         return self._outcome(ended), ended
 
-    def settle(self, ended: Ended) -> Steps[None]:
-        """Put away an operation that has ended.  Raises TimeUp or StoreFailed: left to a sweep."""
-        return (yield from settle(self.environment(), ended))
+    def settle(self, ended: Ended, documents_done: Callable[[], None] = lambda: None) -> Steps[None]:
+        """Put away an operation that has ended.  Raises TimeUp or StoreFailed: left to a sweep.
+
+        `documents_done` is called when no document carries a stage of it any more, before its records are put away.
+        """
+        environment = self.environment()
+        standing = yield from settle_documents(environment, ended)
+        documents_done()
+        yield from put_away(environment, ended.operation_id, standing)
 
     def forget(self, operation_ids: Sequence[str]) -> Steps[int]:
         ids = [check_id(each) for each in operation_ids]

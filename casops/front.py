@@ -10,8 +10,7 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Container, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -100,11 +99,16 @@ class CasOps:
         work = self._engine.work(operation, operation_id)
         if self._converses:
             outcome, unsettled = drive(self._engine.execute_at_once(work, operation_id), self._store)
-        else:
-            with self._turn(work.declared):
-                outcome, unsettled = drive(self._engine.execute(work, operation_id), self._store)
-        if unsettled is not None:
-            self._settler.add(unsettled)
+            if unsettled is not None:
+                self._settler.add(unsettled)
+            return outcome
+        leave = self._turn(work.declared)
+        try:
+            outcome, ended = drive(self._engine.execute(work, operation_id), self._store)
+            self._settler.add(ended, leave)
+        except BaseException:
+            leave()
+            raise
         return outcome
 
     def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
@@ -172,17 +176,22 @@ class CasOps:
         if self._closed:
             raise UsageError("this CasOps is closed")
 
-    @contextmanager
-    def _turn(self, keys: tuple[Key, ...]) -> Generator[None, None, None]:
+    def _turn(self, keys: tuple[Key, ...]) -> Callable[[], None]:
+        """Wait for one's turn.  Gives what is to be called when it is over."""
         ours = threading.Event()
         with self._turns_lock:
             ticket = self._turns.join(keys, ours.set)
-        try:
-            ours.wait(self._engine.options.patience)
-            yield
-        finally:
+
+        def leave() -> None:
             with self._turns_lock:
                 self._turns.leave(ticket)
+
+        try:
+            ours.wait(self._engine.options.patience)
+        except BaseException:
+            leave()
+            raise
+        return leave
 
 
 class Settler:
@@ -191,25 +200,29 @@ class Settler:
     def __init__(self, engine: Engine, store: Store) -> None:
         self._engine = engine
         self._store = store
-        self._waiting: deque[Ended] = deque()
+        self._waiting: deque[tuple[Ended, Callable[[], None]]] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closing = False
 
-    def add(self, ended: Ended) -> None:
-        """Have it settled; by the caller itself if too many wait already."""
+    def add(self, ended: Ended, documents_done: Callable[[], None] = lambda: None) -> None:
+        """Have it settled; by the caller itself if too many wait already.
+
+        `documents_done` is called when its documents are settled, or left to a sweep; maybe twice.
+        """
         if ended.put_away:
-            return  # somebody has done it
+            documents_done()  # somebody has settled them
+            return
         with self._changed:
             accepted = len(self._waiting) < self._engine.options.settle_queue and not self._closing
             if accepted:
-                self._waiting.append(ended)
+                self._waiting.append((ended, documents_done))
                 self._changed.notify()
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._work, name="casops-settler", daemon=True)
                     self._thread.start()
         if not accepted:
-            self._settle([ended])
+            self._settle([(ended, documents_done)])
 
     def close(self) -> None:
         with self._changed:
@@ -230,17 +243,18 @@ class Settler:
                 batch = [self._waiting.popleft() for _ in range(several)]
             self._settle(batch)
 
-    def _settle(self, batch: list[Ended]) -> None:
+    def _settle(self, batch: list[tuple[Ended, Callable[[], None]]]) -> None:
         try:
-            errors = drive(together([self._engine.settle(each) for each in batch]), self._store)
+            errors = drive(together([self._engine.settle(*each) for each in batch]), self._store)
         except Exception as error:  # noqa: BLE001 - settling is a courtesy; the answer was given
             errors = [error for _ in batch]
         report(batch, errors)
 
 
-def report(batch: Sequence[Ended], errors: Sequence[Exception | None]) -> None:
-    """Tell the operator what was left to a sweep."""
-    for ended, error in zip(batch, errors, strict=True):
+def report(batch: Sequence[tuple[Ended, Callable[[], None]]], errors: Sequence[Exception | None]) -> None:
+    """Tell the operator what was left to a sweep, and let others have the documents."""
+    for (ended, documents_done), error in zip(batch, errors, strict=True):
+        documents_done()
         if error is not None:
             log.warning(
                 "operation %s is answered, its settling is left to a sweep: %s", ended.operation_id, describe(error)

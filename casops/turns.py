@@ -1,8 +1,9 @@
 """Turns: operations of one process on the same document queue up instead of racing for it.
 
 A ticket stands in the line of each of its documents and may go when it heads all of them.  It joins
-all lines at one moment, so lines never wait for each other in a circle.  Nothing depends on this but waste:
-whoever has waited for its patience goes ahead and takes part in the race.
+all lines at one moment, so lines never wait for each other in a circle.  It leaves when the documents of its operation
+are settled, not when the answer is there: whoever came next would meet the stages, and race with their settling.
+Nothing depends on this but waste: whoever has waited for its patience goes ahead and takes part in the race.
 
 Must not be in here: threads, asyncio (the fronts give each ticket its own way to be woken).
 """
@@ -18,11 +19,12 @@ from casops.messages import Key
 class Ticket:
     """A place in the lines of some documents.  `wake` is called once, when it may go."""
 
-    __slots__ = ("keys", "wake")
+    __slots__ = ("keys", "left", "wake")
 
     def __init__(self, keys: frozenset[Key], wake: Callable[[], None]) -> None:
         self.keys = keys
         self.wake = wake
+        self.left = False
 
 
 class Turns:
@@ -41,7 +43,10 @@ class Turns:
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
-        """Go, whether it was one's turn or not, and wake whoever may go now."""
+        """Go, whether it was one's turn or not, and wake whoever may go now.  The second time does nothing."""
+        if ticket.left:
+            return
+        ticket.left = True
         following: dict[int, Ticket] = {}
         for key in ticket.keys:
             line = self._lines[key]

@@ -19,6 +19,7 @@ from casops.messages import (
     Remove,
     Replace,
     Reply,
+    Steps,
     StoreRequest,
     Unknown,
     Version,
@@ -26,7 +27,7 @@ from casops.messages import (
 from casops.options import Options
 from casops.protocol.environment import Environment
 from casops.protocol.execution import Ended, Execution
-from casops.protocol.settling import settle
+from casops.protocol.settling import put_away, settle_documents
 from casops.protocol.work import Evaluation, Failed, Refused, Success, Value, Wants
 from casops.records import Record, decode_record, intention_key, result_key
 from casops.stores.memory import MemoryStore
@@ -98,6 +99,11 @@ def add(name: str, amount: int) -> Job:
         return numbers[name] or 0
 
     return Job(function, [name], fingerprint=f"{name}+{amount}")
+
+
+def settle(environment: Environment, ended: Ended) -> Steps[None]:
+    standing = yield from settle_documents(environment, ended)
+    yield from put_away(environment, ended.operation_id, standing)
 
 
 class World:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from casops import (
+    AsyncCasOps,
     Cancelled,
     Contended,
     Declined,
@@ -30,8 +32,9 @@ from casops import (
 )
 from casops.business import OperationWork
 from casops.local import local_reply
-from casops.messages import Body, Insert, Read, Replace, Stored, Version
+from casops.messages import Body, Exists, Insert, Mismatch, Read, Replace, Reply, Stored, StoreRequest, Version
 from casops.protocol.execution import Execution
+from casops.stores.memory import AsyncMemoryStore
 from tests.bank import MENDED, Account, Broken, Close, Echo, Open, Overdraw, Receipt, Transfer
 from tests.conftest import QUICK, Bank
 
@@ -425,3 +428,29 @@ def test_arguments_that_json_has_no_number_for_are_stored_as_they_were_given() -
     """Stored as null they could not be read again, and no sweep could have finished the operation."""
     stored = OperationWork(Weigh(limit=float("inf")), "i").arguments
     assert Weigh.model_validate_json(stored) == Weigh(limit=float("inf"))
+
+
+class Noted(AsyncMemoryStore):
+    """Keeps all replies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.replies: list[Reply] = []
+
+    async def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
+        replies = await super().perform(batch)
+        self.replies += replies
+        return replies
+
+
+async def test_operations_on_one_document_do_not_race_with_the_settling_of_the_one_before() -> None:
+    """A turn ends when its documents are settled.  It once ended with the answer: the next one met the stage, decided
+    it, and then lost its own staging to the settling."""
+    store = Noted()
+    async with AsyncCasOps(store, options=Options(patience=30.0)) as casops:
+        await casops.run(Open(account="hot", balance=Decimal(100)), operation_id="open")
+        await casops.run(Open(account="other"), operation_id="open-other")
+        move = Transfer(source="hot", target="other", amount=1)
+        await asyncio.gather(*(casops.run(move, operation_id=f"o{each}") for each in range(16)))
+        assert not any(isinstance(reply, Mismatch | Exists) for reply in store.replies)
+        assert not any(isinstance(reply, Version) and reply.stage is not None for reply in store.replies)

@@ -26,12 +26,11 @@ from casops.options import Options
 from casops.protocol.environment import Environment, StoreFailed, TimeUp
 from casops.protocol.execution import Ended
 from casops.protocol.reading import read_document, read_snapshot
-from casops.protocol.settling import settle
 from casops.protocol.sweeping import Declared, cancel, list_declared, look_up, too_old_to_start
 from casops.protocol.together import together
 from casops.records import result_key, stage_of
 from casops.testing.worker import Worker
-from tests.steps import OPTIONS, Job, World, add, is_on, is_record, move, n, only, writes
+from tests.steps import OPTIONS, Job, World, add, is_on, is_record, move, n, only, settle, writes
 
 
 def settler(world: World, ended: Ended) -> Worker[None]:

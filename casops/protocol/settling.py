@@ -40,20 +40,26 @@ from casops.protocol.participants import settling
 from casops.records import Record, encode, intention_key, result_key, stage_of
 
 
-def settle(environment: Environment, ended: Ended) -> Steps[None]:
-    """Settle one operation that has ended.  Raises TimeUp or StoreFailed: it is left to others."""
+def settle_documents(environment: Environment, ended: Ended) -> Steps[Standing]:
+    """1 and 2.  Gives R(i) as it is then, for put_away.  Raises TimeUp or StoreFailed: it is left to others."""
     yield from environment.begin()
     standing = ended.standing
     if ended.record.state == "proposed":
         standing = yield from _notice(environment, ended)
     record = standing.record
-    if record is None or not record.final:
-        return  # forgotten already, or not what we were told: nothing to settle
-    if not record.settled:
+    if record is not None and record.final and not record.settled:
         yield from _settle_documents(environment, ended, record)
-    yield from _remove_intention(environment, ended.operation_id)
+    return standing
+
+
+def put_away(environment: Environment, operation_id: str, standing: Standing) -> Steps[None]:
+    """3 and 4, only after settle_documents.  Raises TimeUp or StoreFailed: it is left to others."""
+    record = standing.record
+    if record is None or not record.final:
+        return  # forgotten already, or not what we were told: nothing to put away
+    yield from _remove_intention(environment, operation_id)
     if not record.settled:
-        yield from _forget_later(environment, ended.operation_id, standing)
+        yield from _forget_later(environment, operation_id, standing)
 
 
 def _notice(environment: Environment, ended: Ended) -> Steps[Standing]:

@@ -21,7 +21,6 @@ from typing import Any
 
 from casops.documents import dump
 from casops.messages import (
-    INTENTIONS,
     Batch,
     Clock,
     FreshId,
@@ -43,7 +42,6 @@ from casops.messages import (
 from casops.operations import Operation
 from casops.options import Options
 from casops.stores.memory import MemoryStore
-from casops.stores.rows import CAS_STEP, Row, Write
 from casops.testing.checkers import Heard, Violation, Watcher, check_put_away, check_serial, parsed
 from casops.testing.programs import (
     Asks,
@@ -64,6 +62,7 @@ from casops.testing.programs import (
     runs,
     sweeps,
 )
+from casops.testing.sharing import SharingStore
 from casops.testing.telling import tell_reply, tell_request
 
 WALL = 1_800_000_000.0
@@ -119,19 +118,6 @@ def live(seed: int, *, traced: bool = False) -> Lived:
         violation,
         tuple(world.trace),
     )
-
-
-class SharingStore(MemoryStore):
-    """All intentions in one document, as Couchbase may keep them: a write of one moves the CAS of all."""
-
-    def _write(self, request: Write, row: Row | None) -> Reply:
-        reply = super()._write(request, row)
-        if isinstance(reply, Stored) and request.key.collection == INTENTIONS:
-            others = self._rows.get(INTENTIONS, {})
-            for id, other in others.items():
-                if id != request.key.id:
-                    others[id] = other._replace(cas=other.cas + CAS_STEP)
-        return reply
 
 
 class Process:
