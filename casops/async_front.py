@@ -9,6 +9,7 @@ Must not be in here: anything that is not the twin of something in front.py.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
@@ -29,7 +30,7 @@ from casops.protocol.execution import Ended
 from casops.protocol.together import together
 from casops.stores import AsyncConversingStore, AsyncStore
 from casops.stores.opening import open_async_store
-from casops.turns import Turns
+from casops.turns import Turns, rounds
 
 R = TypeVar("R")
 
@@ -85,9 +86,11 @@ class AsyncCasOps:
             if unsettled is not None:
                 await self._settler.add(unsettled)
             return outcome
+        began = time.monotonic()
         leave = await self._turn(work.declared)
         try:
-            outcome, ended = await adrive(self._engine.execute(work, operation_id), self._store)
+            waited = time.monotonic() - began
+            outcome, ended = await adrive(self._engine.execute(work, operation_id, waited=waited), self._store)
             await self._settler.add(ended, leave)
         except BaseException:
             leave()
@@ -153,11 +156,17 @@ class AsyncCasOps:
     async def _turn(self, keys: tuple[Key, ...]) -> Callable[[], None]:
         """See CasOps._turn."""
         ours = asyncio.Event()
-        leave = partial(self._turns.leave, self._turns.join(keys, ours.set))
+        ticket = self._turns.join(keys, ours.set)
+        leave = partial(self._turns.leave, ticket)
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._engine.options.patience):
-                    await ours.wait()
+            before = self._turns.ahead(ticket)
+            for _ in range(rounds(self.options)):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self.options.patience):
+                        await ours.wait()
+                if ours.is_set() or (now := self._turns.ahead(ticket)) == before:
+                    break
+                before = now
         except BaseException:
             leave()
             raise

@@ -58,8 +58,8 @@ class Engine:
                 f"and {operation.__qualname__} of {operation.__module__}; give one of them name=…"
             )
 
-    def environment(self) -> Environment:
-        return Environment(self.options, self.worker)
+    def environment(self, waited: float = 0.0) -> Environment:
+        return Environment(self.options, self.worker, waited)
 
     # --- what callers ask for ---------------------------------------------------------------
 
@@ -69,9 +69,9 @@ class Engine:
         return work
 
     def execute(
-        self, work: OperationWork[R], operation_id: str, *, look_first: bool = False
+        self, work: OperationWork[R], operation_id: str, *, look_first: bool = False, waited: float = 0.0
     ) -> Steps[tuple[Outcome[R], Ended]]:
-        ended = yield from Execution(self.environment(), operation_id, work).run(look_first=look_first)
+        ended = yield from Execution(self.environment(waited), operation_id, work).run(look_first=look_first)
         return self._outcome(ended, work), ended
 
     def execute_at_once(

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Sequence
 from types import TracebackType
@@ -26,7 +27,7 @@ from casops.protocol.execution import Ended
 from casops.protocol.together import together
 from casops.stores import ConversingStore, Store
 from casops.stores.opening import open_store
-from casops.turns import Turns
+from casops.turns import Turns, rounds
 
 R = TypeVar("R")
 log = logging.getLogger("casops")
@@ -102,9 +103,11 @@ class CasOps:
             if unsettled is not None:
                 self._settler.add(unsettled)
             return outcome
+        began = time.monotonic()
         leave = self._turn(work.declared)
         try:
-            outcome, ended = drive(self._engine.execute(work, operation_id), self._store)
+            waited = time.monotonic() - began
+            outcome, ended = drive(self._engine.execute(work, operation_id, waited=waited), self._store)
             self._settler.add(ended, leave)
         except BaseException:
             leave()
@@ -186,8 +189,16 @@ class CasOps:
             with self._turns_lock:
                 self._turns.leave(ticket)
 
+        def ahead() -> int:
+            with self._turns_lock:
+                return self._turns.ahead(ticket)
+
         try:
-            ours.wait(self._engine.options.patience)
+            before = ahead()
+            for _ in range(rounds(self.options)):
+                if ours.wait(self.options.patience) or (now := ahead()) == before:
+                    break
+                before = now
         except BaseException:
             leave()
             raise

@@ -3,7 +3,8 @@
 A ticket stands in the line of each of its documents and may go when it heads all of them.  It joins
 all lines at one moment, so lines never wait for each other in a circle.  It leaves when the documents of its operation
 are settled, not when the answer is there: whoever came next would meet the stages, and race with their settling.
-Nothing depends on this but waste: whoever has waited for its patience goes ahead and takes part in the race.
+Nothing depends on this but waste: whoever has waited for its patience, and nobody before it has left meanwhile, goes
+ahead and takes part in the race.
 
 Must not be in here: threads, asyncio (the fronts give each ticket its own way to be woken).
 """
@@ -14,6 +15,15 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from casops.messages import Key
+from casops.options import Options
+
+# The part of the deadline that may be spent in a line that moves: most of it must be left for the operation itself.
+WAITING = 0.25
+
+
+def rounds(options: Options) -> int:
+    """How many times its patience a ticket may wait in a line that moves."""
+    return max(1, int(options.deadline * WAITING / options.patience)) if options.patience else 1
 
 
 class Ticket:
@@ -59,6 +69,10 @@ class Turns:
         for each in following.values():
             if self._may_go(each):
                 each.wake()
+
+    def ahead(self, ticket: Ticket) -> int:
+        """How many stand before it, in all its lines."""
+        return sum(self._lines[key].index(ticket) for key in ticket.keys)
 
     def _may_go(self, ticket: Ticket) -> bool:
         return all(self._lines[key][0] is ticket for key in ticket.keys)

@@ -431,26 +431,34 @@ def test_arguments_that_json_has_no_number_for_are_stored_as_they_were_given() -
 
 
 class Noted(AsyncMemoryStore):
-    """Keeps all replies."""
+    """Keeps all replies, and takes its time for each."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
         super().__init__()
         self.replies: list[Reply] = []
+        self._seconds = seconds
 
     async def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
+        await asyncio.sleep(self._seconds)
         replies = await super().perform(batch)
         self.replies += replies
         return replies
 
 
-async def test_operations_on_one_document_do_not_race_with_the_settling_of_the_one_before() -> None:
+@pytest.mark.parametrize(("calls", "seconds", "patience"), [(16, 0.0, 30.0), (40, 0.01, 1.0)])
+async def test_operations_on_one_document_do_not_race_with_each_other(
+    calls: int, seconds: float, patience: float
+) -> None:
     """A turn ends when its documents are settled.  It once ended with the answer: the next one met the stage, decided
-    it, and then lost its own staging to the settling."""
-    store = Noted()
-    async with AsyncCasOps(store, options=Options(patience=30.0)) as casops:
+    it, and then lost its own staging to the settling.
+
+    And patience is with whoever heads the line, not with the line: the last of forty waits for longer.
+    """
+    store = Noted(seconds)
+    async with AsyncCasOps(store, options=Options(patience=patience)) as casops:
         await casops.run(Open(account="hot", balance=Decimal(100)), operation_id="open")
         await casops.run(Open(account="other"), operation_id="open-other")
         move = Transfer(source="hot", target="other", amount=1)
-        await asyncio.gather(*(casops.run(move, operation_id=f"o{each}") for each in range(16)))
+        await asyncio.gather(*(casops.run(move, operation_id=f"o{each}") for each in range(calls)))
         assert not any(isinstance(reply, Mismatch | Exists) for reply in store.replies)
         assert not any(isinstance(reply, Version) and reply.stage is not None for reply in store.replies)

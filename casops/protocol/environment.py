@@ -44,10 +44,14 @@ class StoreFailed(Exception):
 
 
 class Environment:
-    """The constants of one call (options, worker's name) and its clock."""
+    """The constants of one call (options, worker's name) and its clock.
 
-    def __init__(self, options: Options, worker: str) -> None:
+    `waited`: seconds of the deadline that were gone before it began.
+    """
+
+    def __init__(self, options: Options, worker: str, waited: float = 0.0) -> None:
         self.options = options
+        self._waited = waited
         self.worker = worker
         self.started = 0.0  # monotonic seconds
         self.now = Clock(0.0, 0.0)
@@ -57,7 +61,7 @@ class Environment:
 
     def begin(self) -> Steps[None]:
         self.now = cast(Clock, (yield ReadClock()))
-        self.started = self.now.monotonic
+        self.started = self.now.monotonic - self._waited
 
     def tick(self) -> Steps[float]:
         """Look at the clock.  Gives monotonic seconds.  Raises TimeUp past the deadline."""
