@@ -26,7 +26,7 @@ from casops.client.desk import Desk
 from casops.client.messages import Lost, Message, Send, Steps, Told, Wait
 from casops.client.pending import Entry
 from casops.client.servers import Server
-from casops.errors import CasOpsError, OperationMismatch, OutcomeUnknown
+from casops.errors import CasOpsError, OutcomeUnknown
 
 # Failures (time-outs, broken connections) of one server before it is given up.
 GIVEN_UP_AFTER = 2
@@ -205,8 +205,8 @@ class Asking:
 
     def _true(self, error: CasOpsError) -> CasOpsError:
         """The error, unless a message that is still on its way could make it false."""
-        certain = self._entry.out == 0 and not self._entry.uncertain
-        if error.happened is False and not certain and not isinstance(error, OperationMismatch):
+        certain = self._entry.out == 0 and not self._entry.uncertain and not self._entry.begun
+        if error.happened is False and not certain:
             error.happened, error.retry = None, True
             error.add_note(
                 "An earlier request for this operation may still reach a server; ask again with the same id."

@@ -99,6 +99,8 @@ class Client:
         """See AsyncClient.aclose."""
         if self._process != os.getpid():
             return  # the thread stayed behind in the parent
+        if threading.current_thread() is self._thread:
+            raise UsageError("on_notice must not close the client: it would wait for itself")
         with self._closing:
             if self._closed:
                 return

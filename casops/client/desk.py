@@ -99,6 +99,8 @@ class Desk:
             concern.out -= 1
             if isinstance(fate, Lost) and fate.sent:
                 concern.uncertain = True
+            if isinstance(fate, Told):
+                concern.begun |= fate.begun
             if isinstance(fate, Answer):
                 self._answered(concern, message, fate)
         self._wake(concern)

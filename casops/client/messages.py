@@ -64,6 +64,8 @@ class Told:
     """Where asking again makes sense."""
     pause: float | None = None
     """Seconds it wants to be left alone; None: it did not say."""
+    begun: bool = False
+    """A server may be at it, or has left it pending: it may happen yet, whatever another one says."""
 
 
 @dataclass(frozen=True, slots=True)

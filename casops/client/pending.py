@@ -51,6 +51,8 @@ class Entry:
     """Messages that are on their way."""
     uncertain: bool = False
     """A message was lost that may still reach a server."""
+    begun: bool = False
+    """A server was at it and did not say how it ended: it may yet."""
     answer: Answer | None = None
     delivered: bool = False
     """A caller has had the answer."""

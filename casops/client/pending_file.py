@@ -70,16 +70,19 @@ class PendingFile:
             if self._live.pop(operation_id, None) is None or self._file < 0:
                 return
             self._dead += 1
-            with contextlib.suppress(OSError):  # then it is asked for once more, and answered the same
+            with contextlib.suppress(
+                OSError, StoreUnavailable
+            ):  # then it is asked for once more, and answered the same
                 self._write(json.dumps({"ends": operation_id}))
                 if self._dead > MOST_DEAD_LINES and self._dead > len(self._live):
                     self._rewrite()
 
     def close(self) -> None:
-        for each in (self._file, self._guard):
-            if each >= 0:
-                os.close(each)
-        self._file = self._guard = -1
+        with self._lock:  # a descriptor may belong to somebody else as soon as it is closed
+            for each in (self._file, self._guard):
+                if each >= 0:
+                    os.close(each)
+            self._file = self._guard = -1
 
     def _take_guard(self) -> None:
         try:
@@ -132,14 +135,19 @@ class PendingFile:
         fresh = self._path.with_name(self._path.name + ".new")
         try:
             _write_whole(fresh, (_asks(each) for each in self._live.values()))
-            os.replace(fresh, self._path)
+            renewed = os.open(fresh, os.O_WRONLY | os.O_APPEND)
+            try:
+                os.replace(fresh, self._path)
+            except OSError:
+                os.close(renewed)
+                raise
+            # From here on the old file has no name: what is appended to it is lost.
+            if self._file >= 0:
+                os.close(self._file)
+            self._file, self._dead = renewed, 0
             _sync_folder(self._path.parent)
-            renewed = os.open(self._path, os.O_WRONLY | os.O_APPEND)
         except OSError as error:
             raise StoreUnavailable(f"the pending list {self._path} could not be written: {error}") from None
-        if self._file >= 0:
-            os.close(self._file)
-        self._file, self._dead = renewed, 0
 
 
 def _asks(asked: Asked) -> str:

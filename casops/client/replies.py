@@ -59,10 +59,11 @@ def read_answer(operation_id: str, status: int, headers: Mapping[str, str], body
     attempts = _whole(_header(headers, ATTEMPTS)) or 0
     if status == 200:
         try:
-            json.loads(body)
+            result = body.decode()
+            json.loads(result)
         except (ValueError, RecursionError):
             return Lost("its reply is not JSON", sent=True)
-        return Answer("applied", body.decode(), None, None, replayed, taken_over, attempts)
+        return Answer("applied", result, None, None, replayed, taken_over, attempts)
     problem = _problem(body)
     kind = _kind(problem)
     if status == 422 and kind == "declined":
@@ -109,10 +110,14 @@ def _read_problem(
     else:
         error = USAGE.get(str(problem.get("error")), UsageError)
         again = "never"
-        if status >= 500 or problem.get("retry") is True:  # a problem of a newer service
+        if status >= 500 or (problem.get("retry") is True and kind != "usage"):  # a problem of a newer service
             error, again = OutcomeUnknown, "elsewhere"
     pause = _whole(_header(headers, "Retry-After"))
-    return Told(error(_without_id(text, operation_id), operation_id=operation_id), again, pause)
+    begun = error.happened is None and problem.get("happened") != "no"
+    told = error(_without_id(text, operation_id), operation_id=operation_id)
+    if kind == "usage" and problem.get("happened") == "unknown":  # pending: another call declared it
+        told.happened, told.retry, begun = None, True, True
+    return Told(told, again, pause, begun)
 
 
 def _without_id(text: str, operation_id: str) -> str:

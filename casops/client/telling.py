@@ -20,5 +20,5 @@ def tell(notice: Notice, on_notice: Callable[[Notice], None] | None) -> None:
     if on_notice is not None:
         try:
             on_notice(notice)
-        except Exception:  # an application's fault must not cost an answer
+        except BaseException:  # an application's fault must not cost an answer
             log.exception("on_notice raised")

@@ -35,11 +35,12 @@ class Declaration:
             at=environment.now.wall,
         )
         self.cas: int | None = None  # known if this call declared it or took it over, or a sweep found it
+        self._swept = False  # a sweep found it, it may be long ago
         self._mine = False  # this call declared it: it may withdraw it
 
     def found(self, intention: Intention, cas: int) -> None:
         """Go on with an intention that a sweep found."""
-        self.intention, self.cas = intention, cas
+        self.intention, self.cas, self._swept = intention, cas, True
 
     def request(self) -> Insert:
         return Insert(self._key, encode(self.intention))
@@ -93,6 +94,8 @@ class Declaration:
             (found,) = (yield from self._environment.read([self._key])).values()
             if isinstance(found, Missing):
                 self.cas = None
+                if self._swept:  # it has ended since the sweep saw it, and its result may even be forgotten
+                    raise StoreFailed("its intention was taken away during the sweep")
                 continue
             self.cas, self.intention = found.cas, decode_intention(found.body, self._id)
             check_fingerprint(self._work, self._id, self.intention.fingerprint)

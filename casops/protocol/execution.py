@@ -454,6 +454,11 @@ class Execution:
             failed.error.add_note(
                 f"casops: operation {self.id} did not happen and is pending; asking again with the same id is safe"
             )
+        elif self.taken_over:  # another call declared it, so it stays listed, and a sweep may succeed yet
+            failed.error.happened, failed.error.retry = None, True
+            failed.error.add_note(
+                "casops: another call declared it, so it stays pending: cancel it if it must not happen"
+            )
         raise failed.error
 
     def _give_up(self, error: Exception) -> Steps[Ended]:

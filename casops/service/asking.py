@@ -6,7 +6,9 @@ Must not be in here: paths, OpenAPI.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -14,10 +16,11 @@ from starlette.responses import Response
 
 from casops import wire
 from casops.business import OperationWork
-from casops.errors import CasOpsError, UsageError
+from casops.errors import CasOpsError, OutcomeUnknown, UsageError
 from casops.front import CasOps
 from casops.ids import check_id
 from casops.operations import Operation
+from casops.outcome import Outcome
 from casops.service import replies
 from casops.service.bodies import parse
 from casops.service.duties import Duties
@@ -65,7 +68,7 @@ class Service:
             return await self.in_flight.ask(
                 operation_id,
                 fingerprint,
-                lambda: self.casops.execute(operation, operation_id=operation_id),
+                partial(self._execute, operation, operation_id, time.monotonic()),
                 self.options.answer_within,
             )
         except TooMany as error:
@@ -73,6 +76,13 @@ class Service:
         except InProgress:
             why = f"no answer within {self.options.answer_within:g} s; the work goes on: ask again with the same key"
             raise Problem("in-progress", why, operation_id=operation_id, happened="unknown", retry=True) from None
+
+    def _execute(self, operation: Operation[Any], operation_id: str, asked: float) -> Outcome[Any]:
+        """In a thread.  What begins after its deadline could run once more what was finished elsewhere and forgotten."""
+        if time.monotonic() - asked >= self.casops.options.deadline:
+            why = "it waited for a thread until its time was over, and was not begun; ask again with the same id"
+            raise OutcomeUnknown(why, operation_id=operation_id)
+        return self.casops.execute(operation, operation_id=operation_id)
 
     async def tell(self, operation_id: str) -> Response:
         """How an operation ended, or that it is pending.  Raises Problem."""

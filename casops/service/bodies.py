@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from casops.operations import Operation
 from casops.service.options import ServiceOptions
 from casops.service.problems import Problem
 
+log = logging.getLogger("casops.service")
 O = TypeVar("O", bound=Operation[Any])  # noqa: E741
 
 # Errors of one body that are told: enough to mend it.
@@ -84,6 +86,10 @@ def parse(model: type[O], body: bytes, operation_id: str) -> O:
         raise Problem("body-invalid", why, operation_id=operation_id, errors=told) from None
     except UsageError as error:
         raise Problem("body-invalid", error.message, operation_id=operation_id) from None
+    except Exception:  # a validator of the operation's own may raise anything
+        log.exception("the arguments of %s could not be checked", model.__name__)
+        why = "the arguments could not be checked; nothing was begun"
+        raise Problem("business-error", why, operation_id=operation_id) from None
 
 
 def _check_number(text: str) -> float:

@@ -129,7 +129,7 @@ class Problem(Exception):
 
 def of_error(error: CasOpsError) -> Problem:
     """An error of casops as the problem that tells it."""
-    kind: ProblemKind = next(kind for cls, kind in _KIND_OF_ERROR if isinstance(error, cls))
+    kind: ProblemKind = next((kind for cls, kind in _KIND_OF_ERROR if isinstance(error, cls)), "usage")
     members: dict[str, Any] = {"error": type(error).__name__}
     if isinstance(error, Declined):
         members.update(code=error.code, details=dict(error.details))

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from casops import wire
 from casops.business import encode_result
-from casops.errors import Cancelled
+from casops.errors import Cancelled, InvariantViolation
 from casops.operations import Operation, result_adapter
 from casops.outcome import Outcome, Pending
 from casops.records import Event
@@ -60,7 +60,7 @@ def answer(model: type[Operation[Any]], outcome: Outcome[Any], *, replayed: bool
         headers[wire.TAKEN_OVER] = "true"
     if outcome.status == "applied":
         # Not through a model's own dump: the recorded form has no computed fields and comes back as it was.
-        content = to_json(encode_result(result_adapter(model), outcome.value))
+        content = to_json(_encoded(model, outcome))
         return Response(content, media_type="application/json", headers=headers)
     problem = refused(outcome)
     problem.headers.update(headers)
@@ -86,8 +86,17 @@ def tell(found: Outcome[Any] | Pending, model: type[Operation[Any]] | None) -> R
     if found.refusal is not None:
         told.refusal = Refusal(code=found.refusal.code, details=dict(found.refusal.details))
     elif found.status == "applied":
-        told.result = found.value if model is None else encode_result(result_adapter(model), found.value)
+        told.result = found.value if model is None else _encoded(model, found)
     return _json(told)
+
+
+def _encoded(model: type[Operation[Any]], outcome: Outcome[Any]) -> Any:
+    """The result as JSON holds it.  Raises Problem where a model that has changed since no longer takes it."""
+    try:
+        return encode_result(result_adapter(model), outcome.value)
+    except Exception as error:  # noqa: BLE001 - a model's own code may raise anything
+        why = f"it happened, but its stored result does not fit its type any more: {error}"
+        raise of_error(InvariantViolation(why, operation_id=outcome.operation_id)) from None
 
 
 def _json(told: OutcomeDocument) -> Response:
