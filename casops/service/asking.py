@@ -78,7 +78,7 @@ class Service:
             raise Problem("in-progress", why, operation_id=operation_id, happened="unknown", retry=True) from None
 
     def _execute(self, operation: Operation[Any], operation_id: str, asked: float) -> Outcome[Any]:
-        """In a thread.  What begins after its deadline could run once more what was finished elsewhere and forgotten."""
+        """In a thread.  What begins after its deadline might run again what was finished elsewhere and forgotten."""
         if time.monotonic() - asked >= self.casops.options.deadline:
             why = "it waited for a thread until its time was over, and was not begun; ask again with the same id"
             raise OutcomeUnknown(why, operation_id=operation_id)
