@@ -174,6 +174,8 @@ class Documents:
             now = yield from self._clock.now()
             if isinstance(now, Unknown | Refused):
                 return now
+            if isinstance(request, Replace):
+                now = max(now, request.cas / 1e9)  # a CAS is the server's clock in nanoseconds, when it was given
             until = math.ceil(now) + request.ttl
         if until is None:
             return FOREVER
