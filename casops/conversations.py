@@ -86,6 +86,7 @@ def at_once(begin: Callable[[], Steps[T]], again: Callable[[], Steps[T]]) -> Gen
     """A worker whose writes go in conversations; `again` makes the one that asks after a failure."""
     steps = begin()
     reply: Any = None
+    durable = False  # something that this worker wrote stands
     while True:
         # Only this may raise StopIteration: what is asked of the store stays outside of the `try`.
         try:
@@ -96,10 +97,11 @@ def at_once(begin: Callable[[], Steps[T]], again: Callable[[], Steps[T]]) -> Gen
             conversation = Conversation(steps, request)
             failed = cast("Refused | Unknown | None", (yield conversation))
             if failed is not None and conversation.begun:
-                return (yield from _ask_again(again, failed))
+                return (yield from _ask_again(again, failed, durable=durable))
             if failed is not None:
                 reply = [failed] * len(request)
                 break
+            durable = True
             if conversation.ended:
                 return conversation.result()
             request = conversation.request
@@ -107,16 +109,14 @@ def at_once(begin: Callable[[], Steps[T]], again: Callable[[], Steps[T]]) -> Gen
             reply = yield request
 
 
-def _ask_again(again: Callable[[], Steps[T]], failed: Refused | Unknown) -> Steps[T]:
+def _ask_again(again: Callable[[], Steps[T]], failed: Refused | Unknown, *, durable: bool) -> Steps[T]:
     try:
         return (yield from again())
     except StoreUnavailable as error:
-        if isinstance(failed, Refused):
+        if isinstance(failed, Refused) and not durable:
             raise
-        # The second worker has changed nothing, but what the first one wrote may still come to light.
-        raise OutcomeUnknown(
-            f"{failed.why}; then: {error}; ask again with the same id", operation_id=error.operation_id
-        ) from None
+        # The second worker has changed nothing, but what the first one wrote stands, or may still come to light.
+        raise OutcomeUnknown(f"{failed.why}; ask again with the same id", operation_id=error.operation_id) from None
 
 
 def _writes(batch: Batch) -> bool:

@@ -39,6 +39,7 @@ from casops.messages import (
     Read,
     Refused,
     Reply,
+    Scan,
     Steps,
     StoreRequest,
     Unknown,
@@ -314,6 +315,45 @@ def test_whichever_conversation_fails_everything_happens_once(which: int, how: s
             casops.run(operation, operation_id=id)
         assert balances(casops) == (10, 90)
         assert casops.pending() == []
+
+
+class FullFrom(Unreliable):
+    """A store whose disk is full from a chosen conversation on."""
+
+    full = False
+
+    def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None:
+        before = self.memory.copy()
+        failed = super().converse(conversation)
+        if failed is not None:
+            self.full, self.memory._rows = True, before._rows
+        return failed
+
+    def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
+        if not self.full:
+            return super().perform(batch)
+        return [self.memory.perform([each])[0] if isinstance(each, Read | Scan) else Refused("full") for each in batch]
+
+
+def test_what_an_earlier_conversation_wrote_is_not_called_nothing() -> None:
+    def worker() -> Steps[None]:
+        yield (Insert(Key(RESULTS, "declared"), "1"),)
+        yield Pause(0.0)
+        yield (Insert(Key(RESULTS, "proposed"), "1"),)
+
+    def second() -> Steps[None]:
+        (reply,) = yield (Insert(Key(RESULTS, "again"), "1"),)
+        assert isinstance(reply, Refused)
+        raise StoreUnavailable("full; this call changed nothing", operation_id="i")
+
+    store = FullFrom(MemoryStore(), 2, "refused")
+    with pytest.raises(OutcomeUnknown) as raised:
+        drive(at_once(worker, second), store)
+    assert isinstance(store.perform([Read(Key(RESULTS, "declared"))])[0], Version)
+    assert "nothing" not in str(raised.value)
+    store = FullFrom(MemoryStore(), 1, "refused")
+    with pytest.raises(StoreUnavailable, match="this call changed nothing"):
+        drive(at_once(worker, second), store)
 
 
 # --- whose thread it is ---------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ class Declaration:
         self.cas: int | None = None  # known if this call declared it or took it over, or a sweep found it
         self._swept = False  # a sweep found it, it may be long ago
         self._mine = False  # this call declared it: it may withdraw it
+        self.in_doubt = False  # a write of it by this call may have landed, or land yet, without our knowing
 
     def found(self, intention: Intention, cas: int) -> None:
         """Go on with an intention that a sweep found."""
@@ -49,6 +50,7 @@ class Declaration:
         """What the store said to `request`: this call has declared it, or it does not know."""
         if isinstance(reply, Stored):
             self.cas, self._mine = reply.cas, True
+        self.in_doubt = self.in_doubt or isinstance(reply, Unknown)
 
     def is_ours(self, reply: Reply) -> Steps[bool]:
         """Does the intention of this very call stand?  `reply`: what the store said to `request`.
@@ -90,6 +92,7 @@ class Declaration:
             if isinstance(reply, Stored):
                 self.cas = reply.cas
                 return
+            self.in_doubt = self.in_doubt or isinstance(reply, Unknown)
             yield from self._environment.after_failed(reply)
             (found,) = (yield from self._environment.read([self._key])).values()
             if isinstance(found, Missing):

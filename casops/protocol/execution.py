@@ -493,7 +493,7 @@ class Execution:
         trouble = self.environment.last_trouble
         if not refused and trouble is not None:
             why += f" (the store said: {trouble})"
-        if self.in_doubt or not refused:
+        if self.in_doubt or not refused or (self.declaration.cas is None and self.declaration.in_doubt):
             return OutcomeUnknown(f"{why}; ask again with the same id", operation_id=self.id)
         pending = self.declaration.cas is not None
         so_far = "it is declared and pending" if pending else "this call changed nothing"
