@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from casops.errors import StoreUnavailable
 from casops.messages import (
     INTENTIONS,
     RESULTS,
@@ -20,17 +21,20 @@ from casops.messages import (
     Insert,
     Key,
     Missing,
+    Read,
     Refused,
     Replace,
     Stage,
     Stored,
     StoreRequest,
     Unknown,
+    Version,
 )
-from casops.stores.couchbase import CouchbaseStore
+from casops.stores.couchbase import AsyncCouchbaseStore, CouchbaseStore
 from casops.stores.couchbase_calls import Calls, Lifetime
 from casops.stores.couchbase_documents import refusal
 from casops.stores.couchbase_errors import MEANINGS, Meaning, Trouble, judge
+from casops.stores.couchbase_intentions import Edit
 from casops.stores.couchbase_places import Place, Settings
 from casops.stores.couchbase_sdk import exceptions, subdocument
 from casops.stores.couchbase_specs import add_field, drop_field, put
@@ -243,6 +247,57 @@ def test_what_is_thrown_into_the_leader_of_a_lane_leaves_nobody_waiting(monkeypa
     monkeypatch.setattr("casops.stores.couchbase.send", lambda collection, call: Answering())
     assert isinstance(store.perform([Insert(Key(INTENTIONS, "1"), "1")])[0], Stored)
     store.close()
+
+
+def test_an_edit_that_was_taken_and_lost_is_unknown() -> None:
+    store = CouchbaseStore(Noting(), Settings())
+    edit = Edit(Insert(Key(INTENTIONS, "1"), "1"))  # taken out of its lane by one whom Ctrl-C stopped there
+    store._edit(store._shared.intentions.lane_of(edit.request), [edit])
+    assert isinstance(edit.reply, Unknown)
+    store.close()
+
+
+async def test_an_edit_that_was_taken_and_lost_is_unknown_to_the_async_store() -> None:
+    store = AsyncCouchbaseStore(Noting(), Settings())
+    edit = Edit(Insert(Key(INTENTIONS, "1"), "1"))
+    await store._edit(store._shared.intentions.lane_of(edit.request), [edit])
+    assert isinstance(edit.reply, Unknown)
+    await store.close()
+
+
+class Shown:
+    """A lookup in which one part has a status of its own, and the others are there."""
+
+    cas = 5
+
+    def __init__(self, call: Any, path: str, status: int) -> None:
+        statuses = [status if spec[1] == path else 0 for spec in call.arguments[0]]
+        self.value = [
+            {"path": spec[1], "status": each, **({} if each else {"value": b"1"})}
+            for spec, each in zip(call.arguments[0], statuses, strict=True)
+        ]
+
+
+@pytest.mark.parametrize("path", ["casops.m", "casops.b", "$document.deleted"])
+@pytest.mark.parametrize(("status", "kind"), [(192, Version), (193, Unknown), (134, Unknown), (None, Unknown)])
+def test_an_attribute_that_is_not_shown_is_not_taken_for_absent(
+    path: str, status: Any, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CouchbaseStore(Noting(), Settings())
+    monkeypatch.setattr("casops.stores.couchbase.send", lambda collection, call: Shown(call, path, status))
+    (reply,) = store.perform([Read(DOC)])
+    assert isinstance(reply, kind)
+    store.close()
+
+
+async def test_requests_are_refused_where_there_is_no_connection() -> None:
+    async def connect() -> Any:
+        raise StoreUnavailable("nobody is there")
+
+    store = AsyncCouchbaseStore(None, Settings(), connect=connect)
+    wrong = Key("accounts", "")
+    assert [type(each) for each in await store.perform([Read(DOC), Read(wrong)])] == [Refused, Refused]
+    await store.close()
 
 
 class Answering:

@@ -177,6 +177,9 @@ class CouchbaseStore:
         with self._locks[lane.place]:
             while any(edit.reply is None for edit in edits):
                 taken = lane.take()
+                if not taken:  # one who had taken them was interrupted before it began
+                    _interrupted(edits)
+                    break
                 try:
                     self._run(self._shared.intentions.carry_out(lane, taken))
                 finally:
@@ -235,7 +238,8 @@ class AsyncCouchbaseStore:
             try:
                 await self._connected()
             except StoreUnavailable as error:
-                return [check(request) or Refused(str(error)) for request in batch]
+                checked = [check(request) for request in batch]
+                return [Refused(str(error)) if reply is None else reply for reply in checked]
         plan = self._shared.plan(batch)
         tasks: list[Coroutine[Any, Any, Any]] = [self._run(steps) for _, steps in plan.steps]
         tasks += [self._edit(lane, edits) for lane, edits in plan.lanes.values()]
@@ -265,6 +269,9 @@ class AsyncCouchbaseStore:
         async with self._locks[lane.place]:
             while any(edit.reply is None for edit in edits):
                 taken = lane.take()
+                if not taken:  # one who had taken them was interrupted before it began
+                    _interrupted(edits)
+                    break
                 try:
                     await self._run(self._shared.intentions.carry_out(lane, taken))
                 finally:
@@ -272,7 +279,7 @@ class AsyncCouchbaseStore:
 
 
 def _interrupted(edits: Sequence[Edit]) -> None:
-    """Who waits for an edit that was begun and not ended is told so."""
+    """Who waits for an edit that was taken and not ended is told so."""
     for edit in edits:
         if edit.reply is None:
             edit.reply = _INTERRUPTED

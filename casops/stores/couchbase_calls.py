@@ -26,6 +26,10 @@ __all__ = ["FOREVER", "LOCKED", "SHORT", "Answer", "Call", "Calls", "Lifetime", 
 # Specs: one part of a sub-document call.
 Specs = Sequence[Any]
 
+# Statuses of a part of a lookup: it is there; there is no such part; no such virtual attribute in this server.
+_THERE: Final = 0
+_ABSENT: Final = (192, 208)
+
 # What the server shows as the CAS of a document that somebody has locked.
 LOCKED: Final = 2**64 - 1
 
@@ -212,5 +216,15 @@ def answer(call: Call, result: Any) -> Answer:
         if [part.get("path") for part in parts] != [spec[1] for spec in specs]:
             # Seen from a lookup that named the body before attributes and was retried: each value in another's place.
             raise TypeError("the SDK gave the parts of a lookup in another order")
-        fields = tuple(part.get("value", b"") if part.get("status") == 0 else None for part in parts)
+        fields = tuple(_field(part, hidden=spec[2]) for part, spec in zip(parts, specs, strict=True))
     return Answer(cas, body, fields)
+
+
+def _field(part: dict[str, Any], *, hidden: bool) -> bytes | None:
+    status = part.get("status")
+    if status == _THERE:
+        return part.get("value", b"")  # type: ignore[no-any-return]
+    if hidden and status not in _ABSENT:
+        # A stage, or that a document is deleted, must not be overlooked.
+        raise TypeError(f"Couchbase did not show the attribute {part.get('path')} (status {status})")
+    return None
