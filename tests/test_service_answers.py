@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import httpx
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
+from pydantic import BaseModel, Field, field_validator
 
-from casops import AsyncCasOps, CasOps, Declined, Documents, Operation, Options, Ref, UsageError
+from casops import AsyncCasOps, CasOps, CasOpsError, Declined, Documents, Operation, Options, Ref, UsageError
 from casops.messages import Refused, Unknown
 from casops.service import ServiceOptions, create_app, operations_router
 from casops.stores.memory import MemoryStore
@@ -311,6 +312,75 @@ class Leaves(Operation[None]):
 
     def apply(self, documents: Documents) -> None:
         raise SystemExit(3)
+
+
+class Mine(CasOpsError):
+    """An application's own."""
+
+
+class Own(Operation[None]):
+    def apply(self, documents: Documents) -> None:
+        raise Mine("no such luck")
+
+
+async def test_an_error_class_of_the_applications_own_is_wrong_use() -> None:
+    async with bank(operations=[Own]) as web:
+        told = problem(await web.post("own", "o", {}), 422, "usage")
+        assert (told["error"], told["detail"], told["happened"]) == ("Mine", "no such luck", "no")
+        problem(await web.get("o"), 404, "outcome-unheard")
+
+
+class Choosy(Operation[None]):
+    number: int
+
+    @field_validator("number")
+    @classmethod
+    def check(cls, number: int) -> int:
+        return {1: 1}[number]
+
+    def apply(self, documents: Documents) -> None: ...
+
+
+async def test_a_validator_that_breaks(caplog: pytest.LogCaptureFixture) -> None:
+    async with bank(operations=[Choosy]) as web:
+        told = problem(await web.post("choosy", "c", {"number": 2}), 500, "business-error")
+        assert (told["operation_id"], told["happened"]) == ("c", "no")
+        assert "KeyError" not in str(told)
+        assert "KeyError: 2" in caplog.text
+        problem(await web.get("c"), 404, "outcome-unheard")
+        assert (await web.post("choosy", "c", {"number": 1})).status_code == 200
+
+
+class Paid(BaseModel):
+    note: str
+
+
+class PaidSince(BaseModel):
+    note: str = Field(default="", exclude=True)
+
+
+class Pay(Operation[Paid]):
+    def apply(self, documents: Documents) -> Paid:
+        return Paid(note="x")
+
+
+class PaySince(Operation[PaidSince], name="Pay"):
+    def apply(self, documents: Documents) -> PaidSince:
+        return PaidSince()
+
+
+async def test_a_result_that_no_longer_fits_its_type_is_not_told_as_if_nothing_had_happened(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = MemoryStore()
+    with CasOps(store) as before:
+        before.execute(Pay(), operation_id="p")
+    async with bank(store, operations=[PaySince]) as web:
+        for response in (await web.post("pay", "p", {}), await web.get("p")):
+            told = problem(response, 500, "invariant-violation")
+            assert told["detail"].startswith("it happened, but")
+            assert told["happened"] == "unknown"
+    assert "note='x'" in caplog.text
 
 
 async def test_business_code_that_wants_to_end_the_process(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from casops import CasOps, Documents, Operation, Recovery, Ref, UsageError
+from casops.service import asking
 from casops.service.in_flight import InFlight, InProgress, TooMany
 from casops.service.threads import Threads, in_thread
 from tests.bank import Account
@@ -136,6 +137,28 @@ async def test_no_more_threads_than_allowed(gates: Gates) -> None:
         gates.open.set()
         assert {(await each).status_code for each in asks} == {200}
         assert len(gates.entered) == 5
+
+
+async def test_what_waited_for_a_thread_beyond_its_deadline_is_not_begun(
+    gates: Gates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another server may have finished it meanwhile, and its result may be forgotten: it would happen twice."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(asking, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    async with served(threads=1, answer_within=0.05) as web:
+        problem(await (await asked(web, "a", "s")), 409, "in-progress")
+        problem(await (await asked(web, "b", "t")), 409, "in-progress")
+        await until(lambda: gates.entered)
+        clock.now += web.casops.options.deadline
+        gates.open.set()
+        await until(lambda: "was not begun" in caplog.text or len(gates.entered) > 1)
+        assert gates.entered == ["a"]
+        assert web.casops.outcome("t") is None
+        async with asyncio.timeout(30):
+            while (response := await (await asked(web, "b", "t"))).status_code != 200:
+                pass
+        assert response.text == '"b"'
+        assert gates.entered == ["a", "b"]
 
 
 async def test_no_more_operations_in_flight_than_allowed(gates: Gates) -> None:

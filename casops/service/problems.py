@@ -58,6 +58,7 @@ _KIND_OF_ERROR: Final[tuple[tuple[type[CasOpsError], ProblemKind], ...]] = (
     (errors.StoreUnavailable, "store-unavailable"),
     (errors.UsageError, "usage"),
     (errors.InvariantViolation, "invariant-violation"),
+    (errors.CasOpsError, "usage"),  # a subclass of an application's own, raised by its `apply`
 )
 
 # The one kind among those with Retry-After that is no 503.
@@ -129,7 +130,7 @@ class Problem(Exception):
 
 def of_error(error: CasOpsError) -> Problem:
     """An error of casops as the problem that tells it."""
-    kind: ProblemKind = next((kind for cls, kind in _KIND_OF_ERROR if isinstance(error, cls)), "usage")
+    kind: ProblemKind = next(kind for cls, kind in _KIND_OF_ERROR if isinstance(error, cls))
     members: dict[str, Any] = {"error": type(error).__name__}
     if isinstance(error, Declined):
         members.update(code=error.code, details=dict(error.details))

@@ -7,6 +7,7 @@ Must not be in here: errors (problems.py).
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -20,6 +21,8 @@ from casops.operations import Operation, result_adapter
 from casops.outcome import Outcome, Pending
 from casops.records import Event
 from casops.service.problems import Problem, of_error
+
+log = logging.getLogger("casops.service")
 
 
 class Refusal(BaseModel):
@@ -94,8 +97,9 @@ def _encoded(model: type[Operation[Any]], outcome: Outcome[Any]) -> Any:
     """The result as JSON holds it.  Raises Problem where a model that has changed since no longer takes it."""
     try:
         return encode_result(result_adapter(model), outcome.value)
-    except Exception as error:  # noqa: BLE001 - a model's own code may raise anything
-        why = f"it happened, but its stored result does not fit its type any more: {error}"
+    except Exception:  # a model's own code may raise anything
+        log.exception("the result of operation %s does not fit its type any more", outcome.operation_id)
+        why = "it happened, but its stored result does not fit its type any more; the server's log tells more"
         raise of_error(InvariantViolation(why, operation_id=outcome.operation_id)) from None
 
 
