@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from casops.errors import Contended, InvariantViolation
+from casops.errors import Contended, InvariantViolation, StoreUnavailable
 from casops.messages import (
     Body,
     Forget,
@@ -16,6 +16,7 @@ from casops.messages import (
     Missing,
     Read,
     Refused,
+    Remove,
     Replace,
     Stage,
     Steps,
@@ -24,7 +25,7 @@ from casops.messages import (
 )
 from casops.options import Options
 from casops.protocol.environment import Environment, StoreFailed, TimeUp
-from casops.protocol.execution import Ended
+from casops.protocol.execution import Ended, Execution
 from casops.protocol.reading import read_document, read_snapshot
 from casops.protocol.sweeping import Declared, cancel, list_declared, look_up, too_old_to_start
 from casops.protocol.together import together
@@ -510,3 +511,24 @@ def test_a_broken_stage_still_counts_as_landed_but_nobody_builds_on_it_settles_i
     assert record is not None
     assert record.state == "committed"
     assert world.body("a") == 17
+
+
+# --- a sweep whose list is old --------------------------------------------------------------------
+
+
+def test_a_sweep_does_not_declare_again_what_has_ended_since_it_looked() -> None:
+    """Its result may be forgotten by then: it would happen a second time."""
+    world = World(a=5, b=5)
+    dead = world.worker("x", move("a", "b", 1))
+    dead.step(world.store)
+    dead.crash()
+    (declared,) = ask(world, list_declared(world.environment()))
+    world.do("x", move("a", "b", 1))
+    result = world.version(result_key("x"))
+    assert result is not None
+    world.store.perform([Remove(result_key("x"), result.cas)])
+    swept = Execution(world.environment(), "x", move("a", "b", 1)).run((declared.intention, declared.cas))
+    with pytest.raises(StoreUnavailable, match="taken away during the sweep"):
+        ask(world, swept)
+    assert (world.body("a"), world.body("b")) == (4, 6)
+    assert world.intention("x") is None

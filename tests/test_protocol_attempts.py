@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from casops.errors import Contended, Expired, OperationMismatch, OutcomeUnknown, StoreUnavailable
+from casops.errors import Contended, DocumentMissing, Expired, OperationMismatch, OutcomeUnknown, StoreUnavailable
 from casops.ids import new_operation_id
 from casops.messages import Body, Exists, Insert, Mismatch, Read, Refused, Remove, Replace, Reply, Unknown
 from casops.options import Options
@@ -609,3 +609,23 @@ def test_replies_that_stored_nothing_are_not_taken_for_success() -> None:
     ended = worker.finish(world.store)
     world.settle(ended)
     assert world.body("a") == 6
+
+
+def test_an_error_of_what_another_call_declared_does_not_say_that_it_will_not_happen() -> None:
+    """It stays declared, so a sweep may yet bring it to its end."""
+
+    def missing(numbers: dict[str, int | None]) -> None:
+        raise DocumentMissing("no such thing")
+
+    world = World(a=5)
+    with pytest.raises(DocumentMissing) as ours:  # from the beginning: withdrawn, so it is certain
+        world.run("j", Job(missing, ["a"]))
+    assert (ours.value.happened, ours.value.retry, world.intention("j")) == (False, False, None)
+    dead = world.worker("i", Job(missing, ["a"]))
+    dead.step(world.store)
+    dead.crash()
+    with pytest.raises(DocumentMissing) as caught:
+        world.run("i", Job(missing, ["a"]))
+    assert (caught.value.happened, caught.value.retry) == (None, True)
+    assert any("stays pending" in note for note in caught.value.__notes__)
+    assert world.intention("i") is not None
