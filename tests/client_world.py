@@ -171,8 +171,7 @@ class World:
     def _end(self, call: Call, error: CasOpsError | None) -> None:
         call.ended, call.error, call.ended_at = True, error, self.now
         if call.entry is not None:
-            settled = error is None or not error.retry
-            self.desk.leave(call.entry, delivered=settled and (call.entry.answer is not None or call.entry.calls == 1))
+            self.desk.leave(call.entry, delivered=error is None or not error.retry)
         self._tell()
 
     def _post(self, message: Message) -> None:

@@ -322,6 +322,55 @@ def test_it_did_not_happen_is_not_said_while_a_message_may_still_arrive() -> Non
         assert world.desk.table.waiting()
 
 
+def test_it_did_not_happen_is_not_said_after_a_server_was_at_it() -> None:
+    world = World(["a", "b"], QUICK)
+    at_it: list[Arrival] = [(0.1, problem(409, "in-progress", retry_after=0, happened="unknown"))]
+    world.servers["a"] = scripted(at_it, [(0.1, NoReply(sent=False))])
+    world.servers["b"] = always((0.1, problem(422, "usage", error="DocumentMissing", happened="no")))
+    error = world.call().error
+    assert type(error) is DocumentMissing
+    assert (error.happened, error.retry) == (None, True)
+    assert world.desk.table.waiting()
+
+
+def test_nor_in_a_later_call() -> None:
+    world = World(["a"], QUICK)
+    world.servers["a"] = always((0.1, problem(409, "in-progress", retry_after=100, happened="unknown")))
+    assert isinstance(world.call().error, OutcomeUnknown)
+    world.servers["a"] = always((0.1, problem(503, "contended", retry_after=100, happened="no", retry=True)))
+    error = world.call().error
+    assert type(error) is Contended
+    assert error.happened is None
+
+
+@pytest.mark.parametrize("first", [[], [(0.1, NoReply(sent=True))]])
+def test_a_mismatch_is_not_final_while_a_message_may_still_arrive(first: list[Arrival]) -> None:
+    """The other operation under this id may still fail and leave nothing behind; then the first message counts."""
+    world = World(["a"], QUICK)
+    world.servers["a"] = scripted(first, [(0.1, problem(422, "operation-mismatch", happened="no"))])
+    error = world.call().error
+    assert type(error) is OperationMismatch
+    assert (error.happened, error.retry) == (None, True)
+    assert world.desk.table.waiting()
+
+
+def test_an_error_of_one_call_does_not_take_the_operation_from_another() -> None:
+    world = World(["a"], QUICK)
+    later: list[Arrival] = [(0.1, problem(503, "contended", retry_after=2, happened="no", retry=True))]
+    missing: list[Arrival] = [(0.1, problem(422, "usage", error="DocumentMissing", happened="no"))]
+    world.servers["a"] = scripted(later, missing, [(0.1, applied(1))])
+    first = world.begin()
+    world.run_for(0.5)
+    second = world.begin()
+    world.run_until(lambda: second.ended)
+    assert type(second.error) is DocumentMissing
+    assert not first.ended
+    assert world.desk.table.waiting()
+    world.run_until(lambda: first.ended)
+    assert first.answer == Answer("applied", "1")
+    assert not world.desk.table.waiting()
+
+
 def test_a_late_refusal_counts_like_a_late_answer() -> None:
     world = World(["a"], QUICK)
     world.servers["a"] = only_operations(scripted([(5.0, problem(422, "operation-mismatch"))], []))

@@ -10,7 +10,8 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from casops import OutcomeUnknown, StoreUnavailable, UsageError
 from casops.client import AsyncClient, Client, ClientOptions, Notice, pending_file
 from casops.client.pending import Asked
 from casops.client.pending_file import PendingFile
+from casops.wire import PROBLEM_URN
 from tests.bank import Echo
 from tests.faulty_proxy import FaultyProxy
 from tests.service_process import PATIENCE, free_port
+from tests.serving import until
 
 
 def asked(operation_id: str) -> Asked:
@@ -100,6 +103,66 @@ def test_the_file_is_written_anew_when_it_has_grown(tmp_path: Path, monkeypatch:
     file.close()
     assert len(path.read_text().splitlines()) < 20
     assert waiting(path) == ["stays"]
+
+
+def no_room(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("step", ["_write_whole", "_sync_folder", "os.replace"])
+def test_a_file_that_cannot_be_written_anew_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Neither before the new file has taken the place of the old one, nor after."""
+    monkeypatch.setattr(pending_file, "MOST_DEAD_LINES", 0)
+    path = tmp_path / "pending.jsonl"
+    file = PendingFile(path)
+    file.asks(asked("a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(f"casops.client.pending_file.{step}", no_room)
+        file.ends("a")
+    file.asks(asked("b"))
+    file.close()
+    assert waiting(path) == ["b"]
+
+
+def test_the_file_is_not_closed_under_somebody_who_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of a closed descriptor may be that of another file a moment later."""
+    file = PendingFile(tmp_path / "pending.jsonl")
+    locked: list[bool] = []
+    close = os.close
+
+    def closing(descriptor: int) -> None:
+        locked.append(file._lock.locked())
+        close(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", closing)
+        file.close()
+    assert locked == [True, True]
+
+
+async def test_an_error_of_one_call_does_not_take_the_operation_off_the_list_for_another(tmp_path: Path) -> None:
+    path = tmp_path / "pending.jsonl"
+    told = iter([(503, "contended", {"retry-after": "60"}), (422, "usage", dict[str, str]())])
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        status, kind, headers = next(told)
+        headers["casops-message"] = request.headers["casops-message"]
+        return httpx.Response(status, json={"type": PROBLEM_URN + kind, "happened": "no"}, headers=headers)
+
+    def connect(url: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=url, transport=httpx.MockTransport(reply))
+
+    options = ClientOptions(deadline=120)
+    async with AsyncClient(["http://a"], options=options, pending=path, connect=connect) as client:
+        first = asyncio.create_task(client.run(Echo(value=1), operation_id="i"))
+        await until(lambda: client.counters.messages == 1 and client._desk.servers.all[0].in_flight == 0)
+        with pytest.raises(UsageError):
+            await client.run(Echo(value=1), operation_id="i")
+        first.cancel()
+        await asyncio.wait([first])
+    assert waiting(path) == ["i"]
 
 
 def test_a_place_that_cannot_be(tmp_path: Path) -> None:
@@ -223,6 +286,27 @@ def test_an_on_notice_that_calls_the_client_does_not_hang(caplog: pytest.LogCapt
         with pytest.raises(OutcomeUnknown, match="nothing was sent"):
             client.run(Echo(value=1), operation_id="i")
     assert "must not call the client" in caplog.text
+
+
+@pytest.mark.parametrize(("ends", "told"), [(Client.close, "must not close the client"), (sys.exit, "SystemExit")])
+def test_an_on_notice_that_would_end_the_client_costs_no_answer(
+    ends: Callable[[Client], None], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            client.run(Echo(value=1), operation_id="i")
+        except OutcomeUnknown as error:
+            heard.append(error)
+
+    client = Client([f"http://127.0.0.1:{free_port()}"], on_notice=lambda notice: ends(client))
+    caller = threading.Thread(target=ask, daemon=True)  # so that a client that hangs does not keep the tests
+    caller.start()
+    caller.join(PATIENCE)
+    assert len(heard) == 1
+    assert told in caplog.text
+    client.close()
 
 
 def test_an_async_client_belongs_to_one_event_loop() -> None:

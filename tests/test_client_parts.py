@@ -259,6 +259,31 @@ def test_what_ended_with_an_error_and_is_asked_for_again_is_pending_again() -> N
     assert table.waiting() == [asked("i")]
 
 
+def test_an_error_settles_nothing_for_another_call() -> None:
+    table = Table(ClientOptions())
+    entry = table.enter(asked("i"), "/p")
+    table.enter(asked("i"), "/p")
+    assert not table.leave(entry, delivered=True)
+    assert table.waiting() == [asked("i")]
+    assert table.leave(entry, delivered=True)
+    assert table.waiting() == []
+    entry = table.enter(asked("j"), "/p")
+    table.enter(asked("j"), "/p")
+    entry.answer = Answer("applied", "1")
+    assert table.leave(entry, delivered=True)
+
+
+@pytest.mark.parametrize("answer", [None, Answer("applied", "1")])
+def test_an_id_that_was_given_up_while_a_server_was_at_it_is_remembered_as_such(answer: Answer | None) -> None:
+    table = Table(ClientOptions())
+    entry = table.enter(asked("i"), "/p")
+    entry.begun, entry.answer = True, answer
+    table.leave(entry, delivered=True)
+    assert table.drop_if_done(entry)
+    assert table.all_replied("i") is (answer is not None)
+    assert table.enter(asked("i"), "/p").uncertain is (answer is None)
+
+
 def test_an_id_with_a_lost_message_is_remembered_as_such() -> None:
     table = Table(ClientOptions())
     for lost in (True, False):  # the second time nothing is lost, but the first message may still arrive
@@ -332,6 +357,31 @@ def test_wrong_use_keeps_its_class() -> None:
     assert type(other.error) is UsageError
 
 
+def test_wrong_use_of_what_another_call_has_declared_may_happen_yet() -> None:
+    fate = told(422, "usage", error="DocumentMissing", happened="unknown", retry=True)
+    assert isinstance(fate, Told)
+    assert type(fate.error) is DocumentMissing
+    assert (fate.error.happened, fate.error.retry, fate.begun, fate.again) == (None, True, True, "never")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "happened", "begun"),
+    [
+        (409, "in-progress", "unknown", True),
+        (503, "outcome-unknown", "unknown", True),
+        (500, "business-error", "unknown", True),
+        (500, "business-error", "no", False),
+        (503, "too-busy", "no", False),
+        (503, "contended", "no", False),
+        (422, "usage", "no", False),
+    ],
+)
+def test_what_a_server_may_be_at(status: int, kind: str, happened: str, begun: bool) -> None:
+    fate = told(status, kind, happened=happened)
+    assert isinstance(fate, Told)
+    assert fate.begun is begun
+
+
 @pytest.mark.parametrize("after", ["Wed, 21 Oct 2015 07:28:00 GMT", "-1", "1e9", "", "٣", "9" * 5000])
 def test_a_retry_after_that_is_no_number_of_seconds_counts_as_not_said(after: str) -> None:
     fate = told(409, "in-progress", {"retry-after": after})
@@ -345,6 +395,7 @@ def test_a_retry_after_that_is_no_number_of_seconds_counts_as_not_said(after: st
         (200, b""),
         (200, b"<html>"),
         (200, b"\xff"),
+        (200, b'"\xed\xa0\x80"'),  # half of a surrogate pair
         (200, b"[" * 200_000),
         (302, b""),
         (404, b"Not Found"),

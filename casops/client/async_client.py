@@ -118,9 +118,7 @@ class AsyncClient:
             error.operation_id = operation_id
             raise
         finally:
-            # An error settles nothing for another call that goes on asking.
-            settled = settled and (entry.answer is not None or entry.calls == 1)
-            self._desk.leave(entry, delivered=settled)
+            settled = self._desk.leave(entry, delivered=settled)
             if settled and self._file is not None:
                 self._file.ends(operation_id)
         assert entry.answer is not None

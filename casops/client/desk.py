@@ -130,10 +130,11 @@ class Desk:
 
     # --- operations -------------------------------------------------------------------------
 
-    def leave(self, entry: Entry, *, delivered: bool) -> None:
-        """A call has ended; `delivered`: its caller has the answer, or an error that settles it."""
-        self.table.leave(entry, delivered=delivered)
+    def leave(self, entry: Entry, *, delivered: bool) -> bool:
+        """A call has ended; `delivered`: its caller has the answer, or an error that settles it.  See Table.leave."""
+        settled = self.table.leave(entry, delivered=delivered)
         self._tidy(entry)
+        return settled
 
     def acknowledge(self, operation_id: str) -> None:
         """The application will never ask for it again."""

@@ -119,10 +119,15 @@ class Table:
         entry.delivered = entry.delivered and entry.answer is not None  # an error was delivered; it is asked anew
         return entry
 
-    def leave(self, entry: Entry, *, delivered: bool) -> None:
-        """A call for it has ended; `delivered`: with its answer, or with an error that settles it."""
+    def leave(self, entry: Entry, *, delivered: bool) -> bool:
+        """A call for it has ended; `delivered`: with its answer, or with an error that settles it.
+
+        Whether it is settled: an error settles nothing while another call goes on asking.
+        """
         entry.calls -= 1
-        entry.delivered = entry.delivered or delivered
+        settled = delivered and (entry.answer is not None or entry.calls == 0)
+        entry.delivered = entry.delivered or settled
+        return settled
 
     def drop_if_done(self, entry: Entry) -> bool:
         """Drop it if nobody needs it any more.  Whether it was dropped, now."""
@@ -130,7 +135,8 @@ class Table:
         if entry.calls or entry.out or not entry.delivered or self._entries.get(operation_id) is not entry:
             return False
         del self._entries[operation_id]
-        self._ended[operation_id] = not entry.uncertain
+        # A server that was at it matters no more once there is an answer: it cannot give another one.
+        self._ended[operation_id] = not entry.uncertain and (entry.answer is not None or not entry.begun)
         self._ended.move_to_end(operation_id)
         if len(self._ended) > MOST_REMEMBERED:
             self._ended.popitem(last=False)

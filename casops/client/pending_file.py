@@ -70,9 +70,8 @@ class PendingFile:
             if self._live.pop(operation_id, None) is None or self._file < 0:
                 return
             self._dead += 1
-            with contextlib.suppress(
-                OSError, StoreUnavailable
-            ):  # then it is asked for once more, and answered the same
+            # What cannot be written is asked for once more, and answered the same.
+            with contextlib.suppress(OSError, StoreUnavailable):
                 self._write(json.dumps({"ends": operation_id}))
                 if self._dead > MOST_DEAD_LINES and self._dead > len(self._live):
                     self._rewrite()
@@ -142,9 +141,9 @@ class PendingFile:
                 os.close(renewed)
                 raise
             # From here on the old file has no name: what is appended to it is lost.
-            if self._file >= 0:
-                os.close(self._file)
-            self._file, self._dead = renewed, 0
+            old, self._file, self._dead = self._file, renewed, 0
+            if old >= 0:
+                os.close(old)
             _sync_folder(self._path.parent)
         except OSError as error:
             raise StoreUnavailable(f"the pending list {self._path} could not be written: {error}") from None

@@ -20,5 +20,7 @@ def tell(notice: Notice, on_notice: Callable[[Notice], None] | None) -> None:
     if on_notice is not None:
         try:
             on_notice(notice)
-        except BaseException:  # an application's fault must not cost an answer
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # an application's fault must not cost an answer, nor sys.exit() the client's thread
             log.exception("on_notice raised")
