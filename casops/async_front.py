@@ -152,6 +152,7 @@ class AsyncCasOps:
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError("this AsyncCasOps is closed")
+        self._engine.check_not_running()
 
     async def _turn(self, keys: tuple[Key, ...]) -> Callable[[], None]:
         """See CasOps._turn."""

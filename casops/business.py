@@ -9,6 +9,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel, TypeAdapter
@@ -22,15 +23,33 @@ from casops.protocol.work import Evaluation, Failed, Refused, Success, Value, Wa
 
 R = TypeVar("R")
 
+# For whom business functions are running here, outermost first.  Emptied when they are over, for a thread or task that
+# one of them started may keep the context.
+_running: ContextVar[list[object]] = ContextVar("casops_running")
+
+
+def check_not_running(asked: object) -> None:
+    """Raise UsageError if a business function runs here for `asked`, and so asks the one that it works for.
+
+    It would be carried out however often the function runs, and whatever becomes of its operation; and where there is
+    one writer at a time it would wait for itself.
+    """
+    if any(each is asked for each in _running.get([])):
+        raise UsageError("a business function must not ask the store it works on; it has its documents")
+
 
 class OperationWork(Generic[R]):
-    """One operation with its arguments, as the protocol takes it (casops.protocol.work.Work)."""
+    """One operation with its arguments, as the protocol takes it (casops.protocol.work.Work).
 
-    def __init__(self, operation: Operation[R], operation_id: str) -> None:
+    owner: who runs it, and must not be asked by it (`check_not_running`).
+    """
+
+    def __init__(self, operation: Operation[R], operation_id: str, owner: object = None) -> None:
         if not isinstance(operation, Operation):
             raise UsageError(f"an Operation is needed, not {operation!r:.80}", operation_id=operation_id)
         self._operation = operation
         self._operation_id = operation_id
+        self._owner = owner
         self.adapter: TypeAdapter[R] = result_adapter(type(operation))
         self.name = operation.operation_name
         self.arguments = operation.model_dump_json()
@@ -43,10 +62,15 @@ class OperationWork(Generic[R]):
 
     def evaluate(self, values: Mapping[Key, Value]) -> Evaluation:
         documents = Documents(values)
+        running = [*_running.get([]), self._owner]
+        token = _running.set(running)
         try:
             evaluation = self._apply(documents)
         except NotRead:
             return Wants(frozenset(documents.wanted))
+        finally:
+            running.clear()
+            _running.reset(token)
         # Business code that swallowed our interruption went on with what it had not read.
         return Wants(frozenset(documents.wanted)) if documents.wanted else evaluation
 

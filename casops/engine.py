@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from casops.business import OperationWork, decode_result
+from casops.business import OperationWork, check_not_running, decode_result
 from casops.conversations import Wish, at_once
 from casops.documents import D, Document, Ref, load
 from casops.errors import (
@@ -58,13 +58,17 @@ class Engine:
                 f"and {operation.__qualname__} of {operation.__module__}; give one of them name=…"
             )
 
+    def check_not_running(self) -> None:
+        """Raise UsageError where a business function asks the front that runs it."""
+        check_not_running(self)
+
     def environment(self, waited: float = 0.0) -> Environment:
         return Environment(self.options, self.worker, waited)
 
     # --- what callers ask for ---------------------------------------------------------------
 
     def work(self, operation: Operation[R], operation_id: str) -> OperationWork[R]:
-        work = OperationWork(operation, check_id(operation_id))
+        work = OperationWork(operation, check_id(operation_id), self)
         self.register(type(operation))
         return work
 
@@ -185,7 +189,7 @@ class Engine:
             operation = model.model_validate_json(each.intention.arguments)
         except ValidationError as error:
             raise InvariantViolation(f"the stored arguments do not fit {model.__name__}: {error}") from None
-        work = OperationWork(operation, each.operation_id)
+        work = OperationWork(operation, each.operation_id, self)
         # The arguments are those that were declared, whatever their defaults are called by now.
         work.fingerprint = each.intention.fingerprint
         execution = Execution(self.environment(), each.operation_id, work)

@@ -178,6 +178,7 @@ class CasOps:
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError("this CasOps is closed")
+        self._engine.check_not_running()
 
     def _turn(self, keys: tuple[Key, ...]) -> Callable[[], None]:
         """Wait for one's turn.  Gives what is to be called when it is over."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from contextvars import Context, copy_context
 from decimal import Decimal
 from typing import Any
 
@@ -147,6 +149,32 @@ async def test_an_invalid_document_is_not_written(bank: Bank) -> None:
     assert caught.value.operation_id == "o"
     assert (await casops.read(ALICE)).balance == 100
     assert await casops.pending() == []
+
+
+async def test_a_business_function_must_not_ask_the_front_that_runs_it(bank: Bank) -> None:
+    casops, other = await opened(bank), bank.open()
+    kept: list[Context] = []
+
+    class Nested(Operation[None], name="Nested"):
+        def apply(self, documents: Documents) -> None:
+            kept.append(copy_context())
+            asked = casops.front.run(Open(account="inner"), operation_id="inner")
+            if inspect.isawaitable(asked):
+                asked.send(None)  # type: ignore[attr-defined]
+
+    class Around(Operation[None], name="Around"):
+        def apply(self, documents: Documents) -> None:
+            if bank.face == "async":  # where it cannot run inside of a function
+                raise UsageError("must not ask the store")
+            other.front.run(Nested(), operation_id="nested")
+
+    for operation in (Nested(), Around()):
+        with pytest.raises(UsageError, match="must not ask the store"):
+            await casops.run(operation, operation_id="outer")
+    assert await casops.read(Account.ref("inner")) is None
+    assert await casops.pending() == []
+    for context in kept:  # whatever keeps the context of a function that is over may ask
+        context.run(casops.front._check_open)
 
 
 async def test_an_exception_of_the_business_leaves_it_pending_until_a_sweep_finishes_it(bank: Bank) -> None:
