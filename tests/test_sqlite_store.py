@@ -18,6 +18,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ from casops.messages import (
     Version,
 )
 from casops.stores.sqlite import AsyncSqliteStore, SqliteStore
+from casops.stores.sqlite_callers import BatchCaller
 from casops.stores.sqlite_file import connect
 
 DOC = Key("accounts", "alice")
@@ -240,6 +242,86 @@ def test_followers_of_an_interrupted_leader_get_unknown(path: Path) -> None:
         unknown = [outcome for outcome in outcomes if isinstance(outcome, list) and isinstance(outcome[0], Unknown)]
         assert (len(raised), len(unknown)) == (1, 2)
         assert body(store) == "1"
+
+
+@pytest.fixture
+def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who wait look for themselves all the time."""
+    monkeypatch.setattr("casops.stores.sqlite.LOOK_AGAIN", 0.01)
+
+
+def interrupt(
+    store: SqliteStore, method: str, *, before: bool, times: int = 1, when: Callable[[Any], bool] = lambda _: True
+) -> None:
+    """Ctrl-C just before or after this method has done its work."""
+    meant, left = getattr(store, method), [None] * times
+
+    def interrupted(*arguments: Any) -> Any:
+        if not left or not when(arguments):
+            return meant(*arguments)
+        left.pop()
+        if not before:
+            meant(*arguments)
+        raise KeyboardInterrupt
+
+    setattr(store, method, interrupted)
+
+
+@pytest.mark.usefixtures("watchful")
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("method", ["_take_group", "_carry_out", "_answer", "_may_lead"])
+def test_ctrl_c_anywhere_while_leading_lets_others_lead(path: Path, method: str, before: bool) -> None:
+    with (
+        closing(SqliteStore(path, busy_timeout=0)) as store,
+        closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other,
+    ):
+        stored(store, Insert(DOC, "1"))
+        interrupt(store, method, before=before)
+        with pytest.raises(KeyboardInterrupt):
+            store.perform([Insert(Key("a", "1"), "x")])
+        assert not store._leading
+        with ThreadPoolExecutor(1) as pool:
+            replies = pool.submit(store.perform, [Insert(Key("a", "2"), "x")]).result(30)
+        assert isinstance(replies[0], Stored)
+        other.execute("BEGIN IMMEDIATE")  # nor is the file locked
+        other.execute("ROLLBACK")
+
+
+@pytest.mark.usefixtures("watchful")
+@pytest.mark.parametrize("method", ["_take_group", "_answer"])
+def test_callers_whom_an_interrupted_leader_has_lost_are_not_stranded(path: Path, method: str) -> None:
+    with (
+        closing(SqliteStore(path, busy_timeout=60)) as store,
+        closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other,
+    ):
+        stored(store, Insert(DOC, "1"))
+        if method == "_take_group":  # they are out of the queue, and in no group yet
+            interrupt(store, method, before=False, when=lambda _: len(store._queue) == 3)
+        else:  # what they wrote is there, and nobody can tell them
+            interrupt(store, method, before=True, times=2, when=lambda arguments: len(arguments[0]) == 3)
+        first, *others = together(store, other, inserts(4))
+        assert isinstance(first[0], Stored)
+        kinds = [type(each if isinstance(each, KeyboardInterrupt) else each[0]) for each in others]
+        assert sorted(kind.__name__ for kind in kinds) == ["KeyboardInterrupt", "Unknown", "Unknown"]
+        stored(store, Insert(Key("a", "1"), "x"))
+
+
+@pytest.mark.usefixtures("watchful")
+def test_who_is_waited_for_by_the_one_he_waits_for_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("casops.stores.sqlite.LONGEST_WAIT", 0.05)
+    replies: list[Reply] = []
+    with closing(SqliteStore(path, busy_timeout=0)) as store, ThreadPoolExecutor(1) as pool:
+
+        def conversation(perform: Any) -> None:
+            perform([Insert(Key("a", "1"), "x")])
+            replies.extend(pool.submit(store.perform, [Insert(DOC, "1")]).result(30))
+
+        assert store.converse(conversation) is None
+        (refused,) = replies
+        assert isinstance(refused, Refused)
+        assert "busy" in refused.why
+        assert ask(store, Read(DOC)) == Missing()
+        assert body(store, Key("a", "1")) == "x"
 
 
 # --- reading ------------------------------------------------------------------------------------------
@@ -552,6 +634,20 @@ def test_a_file_that_is_gone_takes_no_more_writes(path: Path, store: SqliteStore
         stored(store, Insert(Key("a", "1"), "x"))
 
 
+def test_a_file_that_was_another_for_a_while_is_read_as_itself(path: Path, tmp_path: Path) -> None:
+    for name in ("bank.db", "other.db"):
+        with closing(SqliteStore(tmp_path / name)) as store:
+            stored(store, Insert(DOC, f'"{name}"'))
+    with closing(SqliteStore(path)) as store:
+        away, strange = path.with_name("away.db"), tmp_path / "other.db"
+        path.rename(away)
+        strange.rename(path)
+        assert isinstance(ask(store, Read(DOC)), Refused)
+        path.rename(strange)
+        away.rename(path)
+        assert body(store) == '"bank.db"'
+
+
 def test_a_format_that_became_newer_is_not_written(store: SqliteStore, other: sqlite3.Connection) -> None:
     stored(store, Insert(DOC, "1"))
     other.execute("UPDATE meta SET schema = 2")
@@ -568,6 +664,49 @@ def test_closing(path: Path) -> None:
     with pytest.raises(UsageError, match="closed"):
         store.perform([Read(DOC)])
     assert [file.name for file in path.parent.iterdir()] == ["bank.db"]
+
+
+@pytest.mark.usefixtures("watchful")
+def test_closing_serves_those_who_have_asked(path: Path) -> None:
+    asked, going_on = threading.Event(), threading.Event()
+    store = SqliteStore(path)
+
+    def conversation(perform: Any) -> None:
+        asked.set()
+        assert going_on.wait(30)
+
+    with ThreadPoolExecutor(3) as pool:
+        leading = pool.submit(store.converse, conversation)
+        assert asked.wait(30)
+        late = pool.submit(store.perform, [Insert(DOC, "1")])
+        eventually(lambda: store._queue)
+        closed = pool.submit(store.close)
+        eventually(lambda: store._closed)
+        with pytest.raises(UsageError, match="closed"):
+            store.perform([Read(DOC)])
+        going_on.set()
+        assert leading.result(30) is None
+        assert isinstance(late.result(30)[0], Stored)
+        closed.result(30)
+    assert store._connection is None
+    assert [file.name for file in path.parent.iterdir()] == ["bank.db"]
+
+
+@pytest.mark.usefixtures("watchful")
+def test_closing_does_not_wait_for_one_who_is_gone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("casops.stores.sqlite.LONGEST_WAIT", 0.05)
+    store = SqliteStore(path, busy_timeout=0)
+    store._queue.append(BatchCaller([Insert(DOC, "1")]))  # of one whom Ctrl-C met before it could wait
+    store.close()
+    with closing(SqliteStore(path)) as again:
+        assert ask(again, Read(DOC)) == Missing()
+
+
+def test_a_business_function_cannot_close_the_store_it_works_on(path: Path) -> None:
+    with closing(SqliteStore(path)) as store:
+        with pytest.raises(UsageError, match="must not ask"):
+            store.converse(lambda _: store.close())
+        stored(store, Insert(DOC, "1"))
 
 
 async def test_closing_the_async_front(path: Path) -> None:

@@ -12,6 +12,7 @@ What becomes of an error (all of a group share its fate; replies rest on what th
     text too large, half a surrogate, NUL        Refused, this one    SQLite does not take such a text
     Body.STAGED without a staged body            AssertionError       a bug of that caller; only this part is not done
     the lock is not free within busy_timeout     Refused "... busy"   nothing was begun
+    half a minute in the queue                   Refused "... busy"   nothing was begun
     the file was moved, removed or replaced      Refused              a write would go where nobody finds it
     any error before COMMIT is sent              Refused              rolled back
     COMMIT: no room, or busy                     Refused              the frame that makes it a commit is not there
@@ -26,7 +27,7 @@ expire early, and nothing more expires until it is that time again.  A copy of t
 world: its CAS values return, so no worker may have been running.
 
 Must not be in here: rules (casops.stores.rows), SQL (casops.stores.sqlite_documents), the file and its errors
-(casops.stores.sqlite_file).
+(casops.stores.sqlite_file), what a caller wants (casops.stores.sqlite_callers).
 """
 
 from __future__ import annotations
@@ -41,12 +42,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from typing import Final, TypeAlias
+from typing import Final
 
 from casops.errors import StoreUnavailable, UsageError
-from casops.messages import Read, Refused, Reply, Scan, StoreRequest, Unknown
+from casops.messages import Refused, Reply, StoreRequest, Unknown
 from casops.stores import Perform, sqlite_forks
-from casops.stores.rows import TOMBSTONES, check
+from casops.stores.rows import TOMBSTONES
+from casops.stores.sqlite_callers import INTERRUPTED, BatchCaller, Caller, ConversationCaller
 from casops.stores.sqlite_documents import Transaction
 from casops.stores.sqlite_file import (
     busy,
@@ -70,11 +72,16 @@ BUSY_TIMEOUT: Final = 5.0
 # in between and nobody waits long for strangers; beyond it the fsync is already shared by a hundred callers.
 GROUP_REQUESTS: Final = 300
 
-# Requests a conversation is reckoned to have, before it is known: an operation on two documents, with its settling.
-CONVERSATION: Final = 15
-
 # Changed rows, each taken for a page of log, after which the log is copied into the database: SQLite's own default.
 CHECKPOINT_EVERY: Final = 1000
+
+# Seconds in the queue, beside the time for other processes.  It moves on every few milliseconds unless a business
+# function keeps the store to itself, and that one may be waiting for this very caller.
+LONGEST_WAIT: Final = 30.0
+
+# Seconds after which those who wait see for themselves who leads: a leader whom Ctrl-C met in the wrong place could
+# not tell them.
+LOOK_AGAIN: Final = 1.0
 
 # Batches of an AsyncSqliteStore that can be in one group: a waiting thread costs little, and one fsync for so many
 # is little, too.
@@ -115,9 +122,8 @@ class SqliteStore:
         self._pid = os.getpid()
         sqlite_forks.note_open(self, self._identity)
         self._turn = threading.Condition()
-        self._queue: deque[_Caller] = deque()
-        self._leading = False
-        self._leader = 0  # the thread that leads
+        self._queue: deque[Caller] = deque()
+        self._leader = 0  # the thread that leads; one word, so that no interruption leaves half of it
         self._closed = False
         self._to_checkpoint = CHECKPOINT_EVERY  # at once: the processes before may have been too short-lived for it
 
@@ -128,7 +134,7 @@ class SqliteStore:
         caller.  Where anything else is raised (KeyboardInterrupt), the outcome is unknown.
         """
         self.check_usable()
-        caller = _Batch(batch)
+        caller = BatchCaller(batch)
         if caller.open and not (caller.reads and self._read(caller)):
             self._queue_up(caller)
         return caller.replies()
@@ -136,17 +142,21 @@ class SqliteStore:
     def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None:
         """See ConversingStore.  Raises as perform does; None: it is durable."""
         self.check_usable()
-        caller = _Conversation(conversation)
+        caller = ConversationCaller(conversation)
         self._queue_up(caller)
         return caller.outcome()
 
     def close(self) -> None:
-        """Wait for the group under way and close the file.  May be called twice."""
+        """Wait for those who have asked and close the file.  May be called twice."""
         if os.getpid() != self._pid:
             return  # the locks and the connection are the parent's
+        self._check_not_leading()
+        until = self._wait_until()
         with self._turn:
-            self._turn.wait_for(lambda: not self._leading)
-            self._closed = True
+            self._closed = True  # from here on nobody joins the queue; who stands in it is served
+            while self._leading or (self._queue and time.monotonic() < until):
+                self._turn.wait(LOOK_AGAIN)
+            self._queue.clear()  # of callers who are there no more
             self._disconnect()
         with self._reading:
             self._stop_reading()
@@ -157,6 +167,13 @@ class SqliteStore:
         if os.getpid() != self._pid:
             raise UsageError(f"this store was opened before a fork; {sqlite_forks.HINT}")
         self._check_open()
+        self._check_not_leading()
+
+    @property
+    def _leading(self) -> bool:
+        return self._leader != 0
+
+    def _check_not_leading(self) -> None:
         if self._leader == threading.get_ident():  # it would wait for itself
             raise UsageError("a business function must not ask the store it works on; it has its documents")
 
@@ -164,7 +181,7 @@ class SqliteStore:
         if self._closed:
             raise UsageError("this store is closed")
 
-    def _read(self, caller: _Batch) -> bool:
+    def _read(self, caller: BatchCaller) -> bool:
         """Answer beside the one that writes.  False: this must be done, or its error told, in a group."""
         with self._reading:
             self._check_open()  # close may have come in between
@@ -172,6 +189,7 @@ class SqliteStore:
                 if self._reader is None:
                     self._reader = open_file(self._path, busy_timeout=0, create=False)
                 if self._identity is None or identity(self._path) != self._identity:
+                    self._stop_reading()  # it may have opened the other file, which may go away again
                     return False
                 transaction = Transaction(self._reader, writing=False, wall=self._clock(), tombstones=self._tombstones)
                 caller.carry_out(transaction)
@@ -190,39 +208,62 @@ class SqliteStore:
             with suppress(sqlite3.Error):
                 reader.close()
 
-    def _queue_up(self, caller: _Caller) -> None:
+    def _queue_up(self, caller: Caller) -> None:
         with self._turn:
             self._check_open()  # close may have come in between
             self._queue.append(caller)
+        until = self._wait_until()
         try:
             while not caller.done:
-                self._wait_or_lead(caller)
+                if self._may_lead(caller, until):
+                    self._lead()
         except BaseException:
-            with self._turn, suppress(ValueError):
-                self._queue.remove(caller)
+            self._leave(caller)
             raise
 
-    def _wait_or_lead(self, caller: _Caller) -> None:
-        leading = False
-        group: list[_Caller] = []
+    def _wait_until(self) -> float:
+        return time.monotonic() + LONGEST_WAIT + self._busy_timeout
+
+    def _may_lead(self, caller: Caller, until: float) -> bool:
+        """Wait for an answer (False), or until nobody leads, and then lead."""
+        with self._turn:
+            while self._leading and not caller.done:
+                if time.monotonic() >= until and caller in self._queue:
+                    self._queue.remove(caller)
+                    caller.failed(Refused("the store is busy: an operation of this process keeps it to itself"))
+                    caller.done = True
+                else:
+                    self._turn.wait(LOOK_AGAIN)
+            if not caller.done and caller not in self._queue:  # it was taken by one who could not answer any more
+                caller.failed(INTERRUPTED)
+                caller.done = True
+            if not caller.done:
+                self._leader = threading.get_ident()
+        return not caller.done
+
+    def _lead(self) -> None:
+        group: list[Caller] = []
         try:
             with self._turn:
-                self._turn.wait_for(lambda: caller.done or not self._leading)
-                if caller.done:
-                    return
-                leading = self._leading = True
-                self._leader = threading.get_ident()
                 group = self._take_group()
             self._carry_out(group)
             self._answer(group)
             if self._to_checkpoint >= CHECKPOINT_EVERY:
                 self._checkpoint()
         finally:
-            if leading:
-                self._leader = 0
-                self._answer(group, leading=False)
+            self._leader = 0  # before anything that waits and can be interrupted
+            self._answer(group)
 
-    def _take_group(self) -> list[_Caller]:
+    def _leave(self, caller: Caller) -> None:
+        """Go, interrupted, and leave nothing behind that others would wait for."""
+        if self._leader == threading.get_ident():
+            self._leader = 0
+        with self._turn:
+            with suppress(ValueError):
+                self._queue.remove(caller)
+            self._turn.notify_all()
+
+    def _take_group(self) -> list[Caller]:
         group = [self._queue.popleft()]
         size = group[0].size
         while self._queue and size + self._queue[0].size <= GROUP_REQUESTS:
@@ -230,14 +271,13 @@ class SqliteStore:
             size += group[-1].size
         return group
 
-    def _answer(self, group: list[_Caller], *, leading: bool = True) -> None:
+    def _answer(self, group: list[Caller]) -> None:
         with self._turn:
             for member in group:
                 member.done = True
-            self._leading = leading
             self._turn.notify_all()
 
-    def _carry_out(self, group: list[_Caller]) -> None:
+    def _carry_out(self, group: list[Caller]) -> None:
         committing = False
         try:
             reading = all(member.reads for member in group)
@@ -262,11 +302,11 @@ class SqliteStore:
             self._recover(error)
         except BaseException as error:
             for member in group:
-                member.failed(Unknown("the thread that wrote for several callers was interrupted"))
+                member.failed(INTERRUPTED)
             self._recover(error)
             raise
 
-    def _transact(self, group: list[_Caller], *, writing: bool) -> Transaction:
+    def _transact(self, group: list[Caller], *, writing: bool) -> Transaction:
         """All of a group but its COMMIT."""
         connection = self._connected()
         transaction = until_free(
@@ -349,95 +389,3 @@ class AsyncSqliteStore:
     def _shut(self) -> None:
         self._pool.shutdown(wait=True)
         self.store.close()
-
-
-class _Part:
-    """A request on its way, and what became of it."""
-
-    __slots__ = ("bug", "reply", "request")
-
-    def __init__(self, request: StoreRequest) -> None:
-        self.request = request
-        self.reply: Reply | None = check(request)
-        self.bug: AssertionError | None = None
-
-
-class _Batch:
-    """A batch on its way."""
-
-    __slots__ = ("done", "open", "parts", "reads", "size")
-
-    def __init__(self, batch: Sequence[StoreRequest]) -> None:
-        self.parts = [_Part(request) for request in batch]
-        self.open = [part for part in self.parts if part.reply is None]
-        self.size = len(self.open)
-        self.reads = all(isinstance(part.request, Read | Scan) for part in self.open)
-        self.done = False
-
-    def carry_out(self, transaction: Transaction) -> None:
-        for part in self.open:
-            part.bug = None
-            try:
-                part.reply = _answer(transaction, part.request)
-            except AssertionError as bug:
-                part.bug = bug
-
-    def committed(self) -> None:
-        """What the transaction said is true."""
-
-    def failed(self, reply: Refused | Unknown) -> None:
-        for part in self.open:
-            part.reply, part.bug = reply, None
-
-    def replies(self) -> list[Reply]:
-        for part in self.parts:
-            if part.bug is not None:
-                raise part.bug
-        interrupted = Unknown("the thread that wrote for several callers was interrupted")
-        return [interrupted if part.reply is None else part.reply for part in self.parts]
-
-
-class _Conversation:
-    """A conversation on its way."""
-
-    __slots__ = ("_bug", "_failed", "_hold", "done", "reads", "size")
-
-    def __init__(self, conversation: Callable[[Perform], None]) -> None:
-        self._hold = conversation
-        self._bug: AssertionError | None = None
-        self._failed: Refused | Unknown | None = Unknown("it was not carried out")
-        self.reads = False
-        self.size = CONVERSATION
-        self.done = False
-
-    def carry_out(self, transaction: Transaction) -> None:
-        try:
-            self._hold(lambda batch: [_checked_answer(transaction, request) for request in batch])
-        except AssertionError as bug:  # of this caller: what it wrote before stands, as if it had crashed here
-            self._bug = bug
-
-    def committed(self) -> None:
-        self._failed = None
-
-    def failed(self, reply: Refused | Unknown) -> None:
-        self._failed, self._bug = reply, None
-
-    def outcome(self) -> Refused | Unknown | None:
-        if self._bug is not None:
-            raise self._bug
-        return self._failed
-
-
-_Caller: TypeAlias = _Batch | _Conversation
-
-
-def _checked_answer(transaction: Transaction, request: StoreRequest) -> Reply:
-    refused = check(request)
-    return _answer(transaction, request) if refused is None else refused
-
-
-def _answer(transaction: Transaction, request: StoreRequest) -> Reply:
-    try:
-        return transaction.answer(request)
-    except (sqlite3.DataError, OverflowError, UnicodeError) as error:
-        return Refused(f"SQLite does not take this text: {error}")  # that statement did nothing
