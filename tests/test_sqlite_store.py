@@ -288,7 +288,7 @@ def test_ctrl_c_anywhere_while_leading_lets_others_lead(path: Path, method: str,
 
 
 @pytest.mark.usefixtures("watchful")
-@pytest.mark.parametrize("method", ["_take_group", "_answer"])
+@pytest.mark.parametrize("method", ["_take_group", "_answer", "_leave"])
 def test_callers_whom_an_interrupted_leader_has_lost_are_not_stranded(path: Path, method: str) -> None:
     with (
         closing(SqliteStore(path, busy_timeout=60)) as store,
@@ -298,7 +298,9 @@ def test_callers_whom_an_interrupted_leader_has_lost_are_not_stranded(path: Path
         if method == "_take_group":  # they are out of the queue, and in no group yet
             interrupt(store, method, before=False, when=lambda _: len(store._queue) == 3)
         else:  # what they wrote is there, and nobody can tell them
-            interrupt(store, method, before=True, times=2, when=lambda arguments: len(arguments[0]) == 3)
+            interrupt(store, "_answer", before=True, times=2, when=lambda arguments: len(arguments[0]) == 3)
+        if method == "_leave":  # nor that nobody leads
+            interrupt(store, method, before=True)
         first, *others = together(store, other, inserts(4))
         assert isinstance(first[0], Stored)
         kinds = [type(each if isinstance(each, KeyboardInterrupt) else each[0]) for each in others]
