@@ -105,15 +105,17 @@ def test_the_file_is_written_anew_when_it_has_grown(tmp_path: Path, monkeypatch:
     assert waiting(path) == ["stays"]
 
 
-def no_room(*_: object) -> None:
-    raise OSError(28, "No space left on device")
-
-
 @pytest.mark.parametrize("step", ["_write_whole", "_sync_folder", "os.replace"])
 def test_a_file_that_cannot_be_written_anew_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Neither before the new file has taken the place of the old one, nor after."""
+    refused: list[str] = []
+
+    def no_room(*_: object) -> None:
+        refused.append(step)
+        raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(pending_file, "MOST_DEAD_LINES", 0)
     path = tmp_path / "pending.jsonl"
     file = PendingFile(path)
@@ -121,6 +123,7 @@ def test_a_file_that_cannot_be_written_anew_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(f"casops.client.pending_file.{step}", no_room)
         file.ends("a")
+    assert refused == [step]
     file.asks(asked("b"))
     file.close()
     assert waiting(path) == ["b"]

@@ -27,9 +27,11 @@ from casops.client import BusinessError, ClientOptions
 from casops.client.acknowledging import MOST_BYTES, Acknowledgements
 from casops.client.budget import Budget
 from casops.client.messages import Answer, Healthy, Lost, Seen, Told
+from casops.client.notices import Notice
 from casops.client.pending import Asked, Table
 from casops.client.replies import canonical, read_answer, read_health, read_outcome
 from casops.client.servers import Server, Servers
+from casops.client.telling import tell
 from casops.client.timing import RoundTrips
 from casops.client.translating import check_urls, looked_up, outcome_of
 from casops.operations import result_adapter
@@ -439,6 +441,14 @@ def test_a_result_that_does_not_fit_is_loud() -> None:
         outcome_of(asked("i"), Answer("applied", "[]"), adapter)
     with pytest.raises(InvariantViolation, match="it happened"):
         looked_up("i", {"status": "applied", "operation": "Transfer", "result": []}, {"Transfer": Transfer})
+
+
+def test_ctrl_c_while_the_application_is_told_is_not_swallowed() -> None:
+    def interrupted(notice: Notice) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tell(Notice("slow", "http://a", "why"), interrupted)
 
 
 # --- wrong use --------------------------------------------------------------------------------
