@@ -12,7 +12,7 @@ What becomes of an error (all of a group share its fate; replies rest on what th
     text too large, half a surrogate, NUL        Refused, this one    SQLite does not take such a text
     Body.STAGED without a staged body            AssertionError       a bug of that caller; only this part is not done
     the lock is not free within busy_timeout     Refused "... busy"   nothing was begun
-    half a minute in the queue                   Refused "... busy"   nothing was begun
+    too long in the queue (LONGEST_WAIT)         Refused "... busy"   nothing was begun
     the file was moved, removed or replaced      Refused              a write would go where nobody finds it
     any error before COMMIT is sent              Refused              rolled back
     COMMIT: no room, or busy                     Refused              the frame that makes it a commit is not there
@@ -76,8 +76,9 @@ GROUP_REQUESTS: Final = 300
 CHECKPOINT_EVERY: Final = 1000
 
 # Seconds in the queue, beside the time for other processes.  It moves on every few milliseconds unless a business
-# function keeps the store to itself, and that one may be waiting for this very caller.
-LONGEST_WAIT: Final = 30.0
+# function keeps the store to itself, and that one may be waiting for this very caller.  With the default options both
+# have half of their deadline left to tell what has happened.
+LONGEST_WAIT: Final = 10.0
 
 # Seconds after which those who wait see for themselves who leads: a leader whom Ctrl-C met in the wrong place could
 # not tell them.
