@@ -30,7 +30,7 @@ from casops.protocol.execution import Ended
 from casops.protocol.together import together
 from casops.stores import AsyncConversingStore, AsyncStore
 from casops.stores.opening import open_async_store
-from casops.turns import Turns, rounds
+from casops.turns import Turns, patience, rounds
 
 R = TypeVar("R")
 
@@ -163,7 +163,7 @@ class AsyncCasOps:
             before = self._turns.ahead(ticket)
             for _ in range(rounds(self.options)):
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self.options.patience):
+                    async with asyncio.timeout(patience(self.options)):
                         await ours.wait()
                 if ours.is_set() or (now := self._turns.ahead(ticket)) == before:
                     break

@@ -27,7 +27,7 @@ from casops.protocol.execution import Ended
 from casops.protocol.together import together
 from casops.stores import ConversingStore, Store
 from casops.stores.opening import open_store
-from casops.turns import Turns, rounds
+from casops.turns import Turns, patience, rounds
 
 R = TypeVar("R")
 log = logging.getLogger("casops")
@@ -197,7 +197,7 @@ class CasOps:
         try:
             before = ahead()
             for _ in range(rounds(self.options)):
-                if ours.wait(self.options.patience) or (now := ahead()) == before:
+                if ours.wait(patience(self.options)) or (now := ahead()) == before:
                     break
                 before = now
         except BaseException:

@@ -21,9 +21,19 @@ from casops.options import Options
 WAITING = 0.25
 
 
+# Seconds that whoever heads a line is left alone at least.  Nobody in this process dies unnoticed, and a busy process
+# may take longer for one operation than one's patience with strangers; but business code may hang.
+HEAD = 1.0
+
+
+def patience(options: Options) -> float:
+    """Seconds a ticket waits without anybody before it leaving.  Zero: no waiting."""
+    return max(options.patience, HEAD) if options.patience else 0.0
+
+
 def rounds(options: Options) -> int:
-    """How many times its patience a ticket may wait in a line that moves."""
-    return max(1, int(options.deadline * WAITING / options.patience)) if options.patience else 1
+    """How many times that a ticket may wait in a line that moves."""
+    return max(1, int(options.deadline * WAITING / patience(options))) if options.patience else 1
 
 
 class Ticket:

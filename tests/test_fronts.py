@@ -473,7 +473,7 @@ class Noted(AsyncMemoryStore):
         return replies
 
 
-@pytest.mark.parametrize(("calls", "seconds", "patience"), [(16, 0.0, 30.0), (40, 0.01, 1.0)])
+@pytest.mark.parametrize(("calls", "seconds", "patience"), [(16, 0.0, 30.0), (40, 0.01, 1.0), (40, 0.01, 0.005)])
 async def test_operations_on_one_document_do_not_race_with_each_other(
     calls: int, seconds: float, patience: float
 ) -> None:
