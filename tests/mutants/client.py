@@ -159,8 +159,8 @@ MUTANTS = [
     of(
         "replies",
         "0 is nothing",
-        'return Answer("applied", body.decode()',
-        'return Answer("applied", body.decode() if json.loads(body) else "null"',
+        'return Answer("applied", result,',
+        'return Answer("applied", result if json.loads(body) else "null",',
     ),
     of(
         "replies",
