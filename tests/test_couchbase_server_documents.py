@@ -111,3 +111,9 @@ def test_sizes() -> None:
 def test_vbuckets_are_those_clients_compute() -> None:
     """CRC-32 without its sign, upper half: as in every client's documentation."""
     assert [vbucket_of(key, 1024) for key in (b"", b"foo", b"hello")] == [0, 115, 528]
+
+
+def test_a_relative_expiry_is_never_over_too_early() -> None:
+    clock = Clock()
+    clock.now += 0.99
+    assert Documents(4, clock).absolute(1) >= clock.now + 1

@@ -7,7 +7,15 @@ import json
 
 import pytest
 
-from casops.errors import Contended, DocumentMissing, Expired, OperationMismatch, OutcomeUnknown, StoreUnavailable
+from casops.errors import (
+    Contended,
+    DocumentMissing,
+    Expired,
+    OperationMismatch,
+    OutcomeUnknown,
+    StoreUnavailable,
+    UsageError,
+)
 from casops.ids import new_operation_id
 from casops.messages import Body, Exists, Insert, Mismatch, Read, Refused, Remove, Replace, Reply, Unknown
 from casops.options import Options
@@ -461,6 +469,33 @@ def test_what_another_worker_has_taken_over_is_not_withdrawn() -> None:
     second.crash()  # it is committed, and nobody has heard of it
     assert world.stage("a") is not None
     assert world.intention("i") is not None, "committed, and listed nowhere"
+
+
+class NoSuchThing(UsageError, LookupError):
+    """Lasting, in the eyes of a Job."""
+
+
+@pytest.mark.parametrize("taken_over", [True, False])
+def test_a_lasting_error_says_whether_the_operation_stays_pending(taken_over: bool) -> None:
+    world = World(a=5)
+
+    def broken(numbers: dict[str, int | None]) -> None:
+        raise NoSuchThing("no such thing")
+
+    first = world.worker("i", Job(broken, ["a"]))
+    assert first.batch is not None
+    heard = world.store.perform(first.batch)
+    if taken_over:
+        second = world.worker("i", dataclasses.replace(add("a", 1), fingerprint="f"))
+        while not proposes(second):
+            second.step(world.store)
+        second.crash()
+    first.answer(heard)
+    with pytest.raises(NoSuchThing) as caught:
+        first.finish(world.store)
+    assert (world.intention("i") is not None) == taken_over
+    assert caught.value.happened == (None if taken_over else False)
+    assert caught.value.retry == taken_over
 
 
 @pytest.mark.parametrize("reply", [Unknown("lost"), Mismatch()])

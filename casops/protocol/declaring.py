@@ -7,7 +7,7 @@ Must not be in here: R(i), documents.
 
 from __future__ import annotations
 
-from casops.errors import OperationMismatch
+from casops.errors import CasOpsError, OperationMismatch
 from casops.messages import Insert, Missing, Refused, Remove, Replace, Reply, Steps, Stored, Unknown, Version
 from casops.protocol.environment import Environment, StoreFailed
 from casops.protocol.work import Work
@@ -112,22 +112,28 @@ class Declaration:
         if self.cas is not None:
             yield from self._environment.perform(Replace(self._key, self.cas, encode(counted)))
 
-    def withdraw(self) -> Steps[None]:
+    def withdraw(self) -> Steps[bool]:
         """Remove it, if this call declared it: the operation is not to happen by itself later.
 
         By its CAS: should another worker have taken it over meanwhile, it stays.  Until it is certain: where many
         intentions share a document, its CAS moves without them, and a lost reply leaves it standing.
-        Raises StoreFailed, TimeUp: then it may stay declared.
+        Gives whether nothing of it stands.  Raises StoreFailed, TimeUp: then it may stay declared.
         """
-        while self.cas is not None and self._mine:
+        if self.cas is not None and not self._mine:
+            return False
+        while self.cas is not None:
             (reply,) = yield from self._environment.perform(Remove(self._key, self.cas))
             if isinstance(reply, Stored):
                 self.cas = None
-                return
+                return True
             yield from self._environment.after_failed(reply)
             (found,) = (yield from self._environment.read([self._key])).values()
-            stands = isinstance(found, Version) and decode_intention(found.body, self._id).call == self.call
-            self.cas = found.cas if isinstance(found, Version) and stands else None
+            self.cas = None
+            if isinstance(found, Version):
+                if decode_intention(found.body, self._id).call != self.call:
+                    return False
+                self.cas = found.cas
+        return True
 
 
 def check_fingerprint(work: Work, operation_id: str, fingerprint: str | None) -> None:
@@ -137,3 +143,11 @@ def check_fingerprint(work: Work, operation_id: str, fingerprint: str | None) ->
             "this id belongs to an operation with other arguments; this one did not happen: use a new id",
             operation_id=operation_id,
         )
+
+
+def stays_pending(error: CasOpsError) -> None:
+    """Another call has the intention, so it stays listed, and may succeed where this one did not."""
+    error.happened, error.retry = None, True
+    error.add_note(
+        "casops: another call declared it or took it over: it stays pending; cancel it if it must not happen"
+    )

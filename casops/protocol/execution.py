@@ -45,7 +45,7 @@ from casops.messages import (
     Version,
 )
 from casops.protocol import work as business
-from casops.protocol.declaring import Declaration, check_fingerprint
+from casops.protocol.declaring import Declaration, check_fingerprint, stays_pending
 from casops.protocol.environment import Environment, Found, StoreFailed, TimeUp, Watch
 from casops.protocol.fate import Standing, Suspect, as_open, decide, record_write, standing_of
 from casops.protocol.limits import MAX_DOCUMENTS
@@ -454,11 +454,8 @@ class Execution:
             failed.error.add_note(
                 f"casops: operation {self.id} did not happen and is pending; asking again with the same id is safe"
             )
-        elif self.taken_over:  # another call declared it, so it stays listed, and a sweep may succeed yet
-            failed.error.happened, failed.error.retry = None, True
-            failed.error.add_note(
-                "casops: another call declared it, so it stays pending: cancel it if it must not happen"
-            )
+        else:
+            stays_pending(failed.error)
         raise failed.error
 
     def _give_up(self, error: Exception) -> Steps[Ended]:
@@ -482,7 +479,8 @@ class Execution:
         )
         if self.standing.final:
             return self._ended(self.standing, replayed=True)
-        yield from self.declaration.withdraw()
+        if not (yield from self.declaration.withdraw()) and isinstance(error, CasOpsError):
+            stays_pending(error)
         raise error
 
     def _ended(self, standing: Standing, *, replayed: bool = False) -> Ended:

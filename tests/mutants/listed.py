@@ -79,11 +79,9 @@ MUTANTS = [
         """    if ended.record.state == "proposed":
         standing = yield from _notice(environment, ended)
     record = standing.record
-    if record is None or not record.final:
-        return""",
+    if record is not None and record.final and not record.settled:""",
         """    record = standing.record
-    if record is None or record.state == "open":
-        return""",
+    if record is not None and record.state != "open" and not record.settled:""",
     ),
     Mutant(
         "skip the re-read of a two-document refusal",
@@ -128,12 +126,12 @@ MUTANTS = [
     Mutant(
         "give R(i) its time to live before the documents are settled",
         "protocol/settling.py",
-        """    if not record.settled:
-        yield from _settle_documents(environment, ended, record)
+        """        yield from _settle_documents(environment, ended, record)
+    return standing
 """,
-        """    if not record.settled:
-        yield from _forget_later(environment, ended.operation_id, standing)
+        """        yield from _forget_later(environment, ended.operation_id, standing)
         yield from _settle_documents(environment, ended, record)
+    return standing
 """,
     ),
     Mutant(

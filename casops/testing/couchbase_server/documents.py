@@ -8,6 +8,7 @@ Must not be in here: requests, JSON, sockets.
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections import deque
@@ -138,8 +139,8 @@ class Documents:
         return Version(cas, b"", expiry=self.now(), attributes=kept, deleted=True)
 
     def absolute(self, expiry: int) -> int:
-        """Seconds since 1970 of an expiry on the wire, which is relative up to 30 days."""
-        return self.now() + expiry if 0 < expiry <= 30 * 86_400 else expiry
+        """Seconds since 1970 of an expiry on the wire, which is relative up to 30 days and never ends too early."""
+        return math.ceil(self._clock() + expiry) if 0 < expiry <= 30 * 86_400 else expiry
 
     def seqno(self, key: Key) -> int:
         """Of the last write in the key's vbucket."""
