@@ -17,6 +17,9 @@
 An exception of the business code itself passes through unchanged, with a note: it did not happen,
 it stays pending, and asking again with the same id is safe.
 
+Where another call has declared the operation, or took it over, a UsageError or Contended of this one cannot say
+"did not happen": the operation stays pending and may succeed yet.  Such an error has `happened` None and a note.
+
 Every error can be pickled and carries `operation_id` (None where there is none).
 
 Must not be in here: anything but the errors.
