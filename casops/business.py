@@ -10,7 +10,7 @@ import inspect
 import json
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import to_json, to_jsonable_python
@@ -22,6 +22,9 @@ from casops.operations import Operation, result_adapter
 from casops.protocol.work import Evaluation, Failed, Refused, Success, Value, Wants
 
 R = TypeVar("R")
+
+# One text for equal arguments, for ever: fingerprints are stored.
+_to_text: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 # For whom business functions are running here, outermost first.  Emptied when they are over, for a thread or task that
 # one of them started may keep the context.
@@ -56,9 +59,10 @@ class OperationWork(Generic[R]):
         # Without what is at its default, so that a new argument with a default does not turn retries
         # of old operations into other ones.
         told = operation.model_dump(mode="json", exclude_defaults=True)
-        text = json.dumps([self.name, told], sort_keys=True, separators=(",", ":"))
-        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
-        self.declared: tuple[Key, ...] = tuple(dict.fromkeys(_refs(operation)))
+        self.fingerprint = hashlib.sha256(_to_text([self.name, told]).encode()).hexdigest()
+        keys: dict[Key, None] = {}
+        _note_refs(operation, keys)
+        self.declared: tuple[Key, ...] = tuple(keys)
 
     def evaluate(self, values: Mapping[Key, Value]) -> Evaluation:
         documents = Documents(values)
@@ -121,15 +125,18 @@ def decode_result(adapter: TypeAdapter[R], value: Any) -> R:
     return adapter.validate_json(to_json(value))
 
 
-def _refs(value: object) -> list[Key]:
+def _note_refs(value: object, keys: dict[Key, None]) -> None:
     """The documents that an operation's arguments name, however deep."""
     if isinstance(value, Ref):
-        return [value.key]
-    if isinstance(value, BaseModel):
-        return [key for _, field in value for key in _refs(field)]
-    if isinstance(value, Mapping):
-        pairs = cast("Mapping[object, object]", value).items()
-        return [key for pair in pairs for each in pair for key in _refs(each)]
-    if isinstance(value, list | tuple | set | frozenset):
-        return [key for each in cast("Iterable[object]", value) for key in _refs(each)]
-    return []
+        keys[value.key] = None
+    elif isinstance(value, BaseModel):
+        for field in value.__dict__.values():
+            _note_refs(field, keys)
+        for field in (value.__pydantic_extra__ or {}).values():
+            _note_refs(field, keys)
+    elif isinstance(value, Mapping):
+        for pair in cast("Mapping[object, object]", value).items():
+            _note_refs(pair, keys)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for each in cast("Iterable[object]", value):
+            _note_refs(each, keys)

@@ -6,8 +6,8 @@ Must not be in here: stores, rules of the protocol.
 from __future__ import annotations
 
 import random
+import secrets
 import time
-import uuid
 
 from casops.messages import Clock, FreshId, ReadClock, Request
 
@@ -19,7 +19,7 @@ def local_reply(request: Request) -> Clock | str:
     if isinstance(request, ReadClock):
         return Clock(time.monotonic(), time.time())
     if isinstance(request, FreshId):
-        return uuid.uuid4().hex
+        return secrets.token_hex(16)
     raise TypeError(f"not a request of the protocol: {request!r}")
 
 

@@ -19,9 +19,10 @@ Must not be in here: any behaviour.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+from casops.values import value
 
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ class Body(Enum):
     STAGED = "staged"  # the staged body is moved into place (None: not allowed, see Remove)
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Stage:
     """The one hidden attribute of a document: what an attempt puts beside the current value.
 
@@ -65,14 +66,14 @@ class Stage:
 # --- store requests ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Read:
     """-> Version | Missing | Unknown | Refused"""
 
     key: Key
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Insert:
     """Create what is not there.  -> Stored | Exists | Unknown | Refused
 
@@ -88,7 +89,7 @@ class Insert:
     ttl: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Replace:
     """Write a version whose CAS is still `cas`.  -> Stored | Mismatch | Unknown | Refused
 
@@ -106,7 +107,7 @@ class Replace:
     ttl: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Remove:
     """Remove a version whose CAS is still `cas`.  -> Stored (the tombstone's CAS) | Mismatch | Unknown | Refused
 
@@ -118,7 +119,7 @@ class Remove:
     cas: int
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Forget:
     """Take the intention away, whatever stands there.  -> Stored | Missing (there was none) | Unknown | Refused
 
@@ -129,7 +130,7 @@ class Forget:
     key: Key
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Scan:
     """List the intentions, one page at a time.  -> Page | Unknown | Refused
 
@@ -145,7 +146,7 @@ StoreRequest: TypeAlias = Read | Insert | Replace | Remove | Forget | Scan
 # --- replies of a store -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Version:
     """One version of a document: live (it has a body) or a tombstone (body None)."""
 
@@ -155,43 +156,43 @@ class Version:
     expires: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Missing:
     """There is no version at all."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Stored:
     """Acknowledged: durable, and `cas` (> 0, never seen before for this key) is its version."""
 
     cas: int
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Exists:
     """Certainly not written: something is there."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Mismatch:
     """Certainly not written: the document no longer has that CAS."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Unknown:
     """Nobody knows: it may have been applied, or be applied at any later moment, or never."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Refused:
     """Certainly not applied and never will be: no room, too large, not allowed, store away."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Entry:
     """An intention as a Scan lists it."""
 
@@ -200,7 +201,7 @@ class Entry:
     body: str
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Page:
     entries: tuple[Entry, ...]
     next: str | None  # cursor of the next page; None: this was the last
@@ -212,12 +213,12 @@ Reply: TypeAlias = Version | Missing | Stored | Exists | Mismatch | Unknown | Re
 # --- requests that are not for a store --------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class ReadClock:
     """-> Clock"""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Clock:
     """`monotonic`: seconds, this machine's own, for patience and bounds.  `wall`: seconds since
     1970, which may be wrong, for people and for ids that carry their time."""
@@ -226,14 +227,14 @@ class Clock:
     wall: float
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Pause:
     """Wait about this many seconds (the driver spreads it, so that workers do not march in step)."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class FreshId:
     """-> a text that nobody got before"""
 

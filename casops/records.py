@@ -8,15 +8,19 @@ Must not be in here: decisions.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypeVar
+from dataclasses import replace
+from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from casops.errors import InvariantViolation
 from casops.messages import INTENTIONS, RESULTS, Key, Version
+from casops.values import value
 
-M = TypeVar("M", bound=BaseModel)
+R = TypeVar("R")
+
+# A field that is not known was written by a newer casops.
+EXACTLY: Final = ConfigDict(extra="forbid")
 
 # Events kept in a record: the first few tell who began, the last ones how it ended.
 HISTORY_HEAD, HISTORY_TAIL = 4, 12
@@ -37,16 +41,11 @@ class Participant(NamedTuple):
         return Key(self.collection, self.id)
 
 
-class _Stored(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    v: Literal[1] = 1
-
-
-class Event(BaseModel):
+@value(kw_only=True)
+class Event:
     """One line of an operation's life; for people only, no rule reads it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    __pydantic_config__: ClassVar[ConfigDict] = EXACTLY
 
     at: float  # seconds since 1970 by the worker's own clock, which may be wrong
     worker: str
@@ -54,16 +53,22 @@ class Event(BaseModel):
     attempt: str | None = None
 
 
-class Refusal(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+@value(kw_only=True)
+class Refusal:
+    __pydantic_config__: ClassVar[ConfigDict] = EXACTLY
 
     code: str
     details: dict[str, Any]
 
 
-class Record(_Stored):
+@value(kw_only=True)
+class Record:
     """R(i): how operation i ended, or how far it is.  `attempt` names the attempt that wrote the
     present state; `result` means something in proposed and committed only (it may be None there)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACTLY
+
+    v: Literal[1] = 1
 
     operation: str | None  # the operation's name; None where an id was cancelled that nobody declared
     fingerprint: str | None
@@ -86,11 +91,16 @@ class Record(_Stored):
         history = (*self.history, event)
         if len(history) > HISTORY_HEAD + HISTORY_TAIL:
             history = (*history[:HISTORY_HEAD], *history[-HISTORY_TAIL:])
-        return self.model_copy(update={**changes, "history": history})
+        return replace(self, history=history, **changes)
 
 
-class Intention(_Stored):
+@value(kw_only=True)
+class Intention:
     """ "Operation i with these arguments is to happen." `call` names the one call that declared it."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACTLY
+
+    v: Literal[1] = 1
 
     operation: str
     fingerprint: str
@@ -102,8 +112,13 @@ class Intention(_Stored):
     last_error: str | None = None
 
 
-class StageMeta(_Stored):
+@value(kw_only=True)
+class StageMeta:
     """Whose stage this is and what has to be read to learn its fate."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = EXACTLY
+
+    v: Literal[1] = 1
 
     operation_id: str
     operation: str | None
@@ -114,7 +129,7 @@ class StageMeta(_Stored):
 
     def expiring(self, expires: int | None) -> StageMeta:
         """The same, on a document with this expiry."""
-        return self if expires is None else self.model_copy(update={"expires": expires})
+        return self if expires is None else replace(self, expires=expires)
 
 
 def result_key(operation_id: str) -> Key:
@@ -125,13 +140,23 @@ def intention_key(operation_id: str) -> Key:
     return Key(INTENTIONS, operation_id)
 
 
-def encode(record: _Stored) -> str:
-    return record.model_dump_json()
+_RECORDS: Final = TypeAdapter(Record)
+_INTENTIONS: Final = TypeAdapter(Intention)
+_STAGES: Final = TypeAdapter(StageMeta)
+_ADAPTERS: Final[dict[type[object], TypeAdapter[Any]]] = {
+    Record: _RECORDS,
+    Intention: _INTENTIONS,
+    StageMeta: _STAGES,
+}
 
 
-def _decode(model: type[M], text: str | None, what: str, operation_id: str | None) -> M:
+def encode(record: Record | Intention | StageMeta) -> str:
+    return _ADAPTERS[type(record)].dump_json(record).decode()
+
+
+def _decode(adapter: TypeAdapter[R], text: str | None, what: str, operation_id: str | None) -> R:
     try:
-        return model.model_validate_json(text or "")
+        return adapter.validate_json(text or "")
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -143,11 +168,11 @@ def _decode(model: type[M], text: str | None, what: str, operation_id: str | Non
 
 
 def decode_record(text: str | None, operation_id: str) -> Record:
-    return _decode(Record, text, "result record", operation_id)
+    return _decode(_RECORDS, text, "result record", operation_id)
 
 
 def decode_intention(text: str | None, operation_id: str) -> Intention:
-    return _decode(Intention, text, "intention", operation_id)
+    return _decode(_INTENTIONS, text, "intention", operation_id)
 
 
 def check_sound(key: Key, version: Version) -> None:
@@ -163,14 +188,27 @@ def stage_of(key: Key, version: Version) -> StageMeta | None:
     """The description of the stage a version carries, or None."""
     if version.stage is None:
         return None
-    try:
-        return _parse_stage(version.stage.meta)
-    except ValidationError:
-        return _decode(StageMeta, version.stage.meta, f"stage on {key}", None)  # which raises
+    text = version.stage.meta
+    meta = _known_stages.get(text)
+    return _know_stage(text, _decode(_STAGES, text, f"stage on {key}", None)) if meta is None else meta
 
 
 # The stages of one operation have one text, which names all its documents, and each is looked at several times.
+_known_stages: dict[str, StageMeta] = {}
+
 # Texts kept: those of some operations at once.  One has 13 KB at most (casops.protocol.limits).
-@lru_cache(maxsize=128)
-def _parse_stage(text: str) -> StageMeta:
-    return StageMeta.model_validate_json(text)
+MAX_KNOWN: Final = 128
+
+
+def _know_stage(text: str, meta: StageMeta) -> StageMeta:
+    if len(_known_stages) >= MAX_KNOWN:
+        _known_stages.clear()
+    _known_stages[text] = meta
+    return meta
+
+
+def encode_stage(meta: StageMeta) -> str:
+    """As encode; it will be looked at again."""
+    text = encode(meta)
+    _know_stage(text, meta)
+    return text

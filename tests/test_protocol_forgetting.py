@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,7 +59,7 @@ def test_what_says_committed_and_is_not_settled_stays() -> None:
     assert record is not None
     assert version is not None
     assert record.state == "committed"
-    unsettled = record.model_copy(update={"settled": False})
+    unsettled = replace(record, settled=False)
     world.store.perform([Replace(result_key("i"), version.cas, encode(unsettled))])
     assert forgetter(world, "i").finish(world.store) == 0
 

@@ -517,13 +517,19 @@ class Failing:
         self._connection, self._statement, self._code, self._done = connection, statement, code, done
 
     def execute(self, sql: str, *arguments: Any) -> Any:
+        return self._run(self._connection.execute, sql, *arguments)
+
+    def executemany(self, sql: str, *arguments: Any) -> Any:
+        return self._run(self._connection.executemany, sql, *arguments)
+
+    def _run(self, meant: Callable[..., Any], sql: str, *arguments: Any) -> Any:
         if sql.startswith(self._statement):
             if self._done:
-                self._connection.execute(sql, *arguments)
+                meant(sql, *arguments)
             error = sqlite3.OperationalError("seeded")
             error.sqlite_errorcode, error.sqlite_errorname = self._code, "SEEDED"
             raise error
-        return self._connection.execute(sql, *arguments)
+        return meant(sql, *arguments)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
@@ -533,7 +539,7 @@ class Failing:
     ("statement", "code", "done", "expected", "why"),
     [
         ("BEGIN", sqlite3.SQLITE_CANTOPEN, False, Refused, "cannot be opened"),
-        ("SELECT cas, body", sqlite3.SQLITE_IOERR_READ, False, Refused, "did not read or write"),
+        ("SELECT -1", sqlite3.SQLITE_IOERR_READ, False, Refused, "did not read or write"),
         ("INSERT", sqlite3.SQLITE_FULL, False, Refused, "the disk is full"),
         ("INSERT", sqlite3.SQLITE_IOERR_WRITE, False, Refused, "did not read or write"),
         ("INSERT", sqlite3.SQLITE_CORRUPT, False, Refused, "damaged"),
@@ -568,8 +574,8 @@ def test_an_error_is_refused_or_unknown_and_the_store_goes_on(
 
 def test_an_error_of_commit_after_mere_reading_is_no_doubt(store: SqliteStore) -> None:
     assert ask(store, Read(DOC)) == Missing()
-    for each in ("_connection", "_reader"):
-        setattr(store, each, Failing(getattr(store, each), "COMMIT", sqlite3.SQLITE_IOERR, done=False))
+    for each, statement in (("_connection", "COMMIT"), ("_reader", "SELECT")):
+        setattr(store, each, Failing(getattr(store, each), statement, sqlite3.SQLITE_IOERR, done=False))
     assert isinstance(ask(store, Read(DOC)), Refused)
     assert ask(store, Read(DOC)) == Missing()
 
@@ -577,7 +583,7 @@ def test_an_error_of_commit_after_mere_reading_is_no_doubt(store: SqliteStore) -
 def test_a_reader_in_trouble_leaves_it_to_the_writer(store: SqliteStore) -> None:
     stored(store, Insert(DOC, "1"))
     assert body(store) == "1"
-    reader: Any = Failing(getattr(store, "_reader"), "BEGIN", sqlite3.SQLITE_IOERR, done=False)  # noqa: B009
+    reader: Any = Failing(getattr(store, "_reader"), "SELECT", sqlite3.SQLITE_IOERR, done=False)  # noqa: B009
     store._reader = reader
     assert body(store) == "1"
     assert body(store) == "1"

@@ -7,6 +7,8 @@ Must not be in here: R(i), documents.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from casops.errors import CasOpsError, OperationMismatch
 from casops.messages import Insert, Missing, Refused, Remove, Replace, Reply, Steps, Stored, Unknown, Version
 from casops.protocol.environment import Environment, StoreFailed
@@ -84,7 +86,7 @@ class Declaration:
         Raises OperationMismatch, StoreFailed, TimeUp.
         """
         while not self._mine:
-            self.intention = self.intention.model_copy(update={"call": self.call})
+            self.intention = replace(self.intention, call=self.call)
             text = encode(self.intention)
             (reply,) = yield from self._environment.perform(
                 Insert(self._key, text) if self.cas is None else Replace(self._key, self.cas, text)
@@ -108,7 +110,7 @@ class Declaration:
     def count(self, error: Exception) -> Steps[None]:
         """Note that the business function raised.  A count that is lost costs one more try."""
         text = f"{type(error).__name__}: {error}"[:MAX_ERROR_TEXT]
-        counted = self.intention.model_copy(update={"failures": self.intention.failures + 1, "last_error": text})
+        counted = replace(self.intention, failures=self.intention.failures + 1, last_error=text)
         if self.cas is not None:
             yield from self._environment.perform(Replace(self._key, self.cas, encode(counted)))
 

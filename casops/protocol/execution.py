@@ -17,7 +17,7 @@ Must not be in here: what comes after the answer (settling.py).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from casops.errors import (
     CasOpsError,
@@ -63,9 +63,10 @@ from casops.records import (
     result_key,
     stage_of,
 )
+from casops.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Ended:
     """A final answer, and what settling can save by knowing."""
 

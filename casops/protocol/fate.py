@@ -20,7 +20,6 @@ Must not be in here: what the asker does with the answer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from casops.errors import Expired
 from casops.messages import Body as BodyOf
@@ -28,9 +27,10 @@ from casops.messages import Insert, Key, Missing, Replace, Steps, Stored, StoreR
 from casops.protocol.environment import Environment, Found, Watch
 from casops.protocol.limits import MAX_DOCUMENTS
 from casops.records import Participant, Record, decode_record, encode, result_key, stage_of
+from casops.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Standing:
     """R(i) as it was last seen or written: its record and CAS, or neither."""
 
@@ -42,7 +42,7 @@ class Standing:
         return self.record is not None and self.record.final
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Fate:
     """What became of an attempt, and R(X) as the decision left it."""
 
@@ -50,7 +50,7 @@ class Fate:
     standing: Standing
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Suspect:
     """The attempt in question, with what its stage tells."""
 

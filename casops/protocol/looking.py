@@ -11,16 +11,16 @@ Must not be in here: anything an answer depends on, other than a final R(i).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from casops.messages import Key, Missing, Steps
 from casops.protocol import work as business
 from casops.protocol.environment import Environment, Found
 from casops.protocol.fate import Standing, standing_of
 from casops.records import result_key
+from casops.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Foreseen:
     """What comes of the business function on these documents."""
 
@@ -28,7 +28,7 @@ class Foreseen:
     evaluation: business.Evaluation
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Seen:
     """R(i) and, unless it is final, what would come of the operation."""
 

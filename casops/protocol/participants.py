@@ -15,14 +15,15 @@ from casops.messages import Insert, Key, Missing, Remove, Replace, Stage, Steps,
 from casops.protocol.environment import Environment, Found
 from casops.protocol.fate import Standing, Suspect, decide
 from casops.protocol.work import Value
-from casops.records import StageMeta, check_sound, encode, stage_of
+from casops.records import StageMeta, check_sound, encode_stage, stage_of
+from casops.values import value
 
 
 class Moved(Exception):
     """What was read has changed while it was being resolved: read again, in the next attempt."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Document:
     """A document as read, and the value it has now that its stage is decided."""
 
@@ -97,7 +98,7 @@ def resolve(environment: Environment, asker: Asker, key: Key, found: Found) -> S
 def stages_of(meta: StageMeta, documents: Mapping[Key, Document], bodies: Mapping[Key, str | None]) -> dict[Key, Stage]:
     """The stages of one attempt.  Their text is the same for all, but for documents with an expiry of their own."""
     expiries = {key: documents[key].value.expires for key in meta.participants}
-    texts = {expires: encode(meta.expiring(expires)) for expires in set(expiries.values())}
+    texts = {expires: encode_stage(meta.expiring(expires)) for expires in set(expiries.values())}
     return {key: Stage(texts[expiries[key]], bodies[key]) for key in meta.participants}
 
 

@@ -9,13 +9,13 @@ Must not be in here: models of users.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from casops.messages import Key
+from casops.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Value:
     """A document as the business sees it: JSON text (None: absent) and its own expiry, if any."""
 
@@ -23,7 +23,7 @@ class Value:
     expires: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Success:
     """`changes` has every document that was looked at, with the body it shall have (None: absent)."""
 
@@ -31,7 +31,7 @@ class Success:
     result: Any  # as JSON holds it
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Refused:
     """The business said no; true at any instant at which all of `looked_at` are as they were read."""
 
@@ -40,7 +40,7 @@ class Refused:
     looked_at: frozenset[Key]
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Failed:
     """The function raised.  `lasting`: asking again cannot help, so nothing may stay pending."""
 
@@ -49,7 +49,7 @@ class Failed:
     looked_at: frozenset[Key]
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Wants:
     """The function looked up documents that were not read yet."""
 

@@ -72,7 +72,7 @@ BUSY_TIMEOUT: Final = 5.0
 # in between and nobody waits long for strangers; beyond it the fsync is already shared by a hundred callers.
 GROUP_REQUESTS: Final = 300
 
-# Changed rows, each taken for a page of log, after which the log is copied into the database: SQLite's own default.
+# Rows written, each taken for a page of log, after which the log is copied into the database: SQLite's own default.
 CHECKPOINT_EVERY: Final = 1000
 
 # Seconds in the queue, beside the time for other processes.  It moves on every few milliseconds unless a business
@@ -120,7 +120,7 @@ class SqliteStore:
         self._identity = identity(self._path)
         self._reader: sqlite3.Connection | None = None
         self._reading = threading.Lock()
-        self._pid = os.getpid()
+        self._forks = sqlite_forks.forks()
         sqlite_forks.note_open(self, self._identity)
         self._turn = threading.Condition()
         self._queue: deque[Caller] = deque()
@@ -149,7 +149,7 @@ class SqliteStore:
 
     def close(self) -> None:
         """Wait for those who have asked and close the file.  May be called twice."""
-        if os.getpid() != self._pid:
+        if sqlite_forks.forks() != self._forks:
             return  # the locks and the connection are the parent's
         self._check_not_leading()
         until = self._wait_until()
@@ -165,7 +165,7 @@ class SqliteStore:
 
     def check_usable(self) -> None:
         """Raise UsageError if the store is closed or was opened before a fork."""
-        if os.getpid() != self._pid:
+        if sqlite_forks.forks() != self._forks:
             raise UsageError(f"this store was opened before a fork; {sqlite_forks.HINT}")
         self._check_open()
         self._check_not_leading()
@@ -192,9 +192,13 @@ class SqliteStore:
                 if self._identity is None or identity(self._path) != self._identity:
                     self._stop_reading()  # it may have opened the other file, which may go away again
                     return False
-                transaction = Transaction(self._reader, writing=False, wall=self._clock(), tombstones=self._tombstones)
+                keys = caller.keys if len(caller.keys) == caller.size else None  # None: it also lists
+                transaction = Transaction(
+                    self._reader, writing=False, wall=self._clock(), tombstones=self._tombstones, keys=keys
+                )
                 caller.carry_out(transaction)
-                self._reader.execute("COMMIT")
+                if self._reader.in_transaction:
+                    self._reader.execute("COMMIT")
             except (sqlite3.Error, StoreUnavailable):
                 self._stop_reading()
                 return False
@@ -290,7 +294,7 @@ class SqliteStore:
             transaction.finish()
             committing = not reading
             self._connected(look=committing).execute("COMMIT")
-            self._to_checkpoint += transaction.changes
+            self._to_checkpoint += transaction.written
             for member in group:
                 member.committed()
         except (sqlite3.Error, StoreUnavailable) as error:

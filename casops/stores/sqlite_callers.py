@@ -9,10 +9,11 @@ Must not be in here: the queue, threads, connections, errors of transactions.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Final, TypeAlias
 
-from casops.messages import Read, Refused, Reply, Scan, StoreRequest, Unknown
+from casops.messages import Key, Read, Refused, Reply, Scan, StoreRequest, Unknown
 from casops.stores import Perform
 from casops.stores.rows import check
 from casops.stores.sqlite_documents import Transaction
@@ -25,49 +26,42 @@ CONVERSATION: Final = 15
 INTERRUPTED: Final = Unknown("the thread that wrote for several callers was interrupted")
 
 
-class _Part:
-    """A request on its way, and what became of it."""
-
-    __slots__ = ("bug", "reply", "request")
-
-    def __init__(self, request: StoreRequest) -> None:
-        self.request = request
-        self.reply: Reply | None = check(request)
-        self.bug: AssertionError | None = None
-
-
 class BatchCaller:
     """A batch on its way."""
 
-    __slots__ = ("done", "open", "parts", "reads", "size")
+    __slots__ = ("_batch", "_bug", "_replies", "done", "keys", "open", "reads", "size")
 
     def __init__(self, batch: Sequence[StoreRequest]) -> None:
-        self.parts = [_Part(request) for request in batch]
-        self.open = [part for part in self.parts if part.reply is None]
+        self._batch = batch
+        self._replies: list[Reply | None] = [check(request) for request in batch]
+        self._bug: AssertionError | None = None
+        self.open = [number for number, refused in enumerate(self._replies) if refused is None]
         self.size = len(self.open)
-        self.reads = all(isinstance(part.request, Read | Scan) for part in self.open)
+        self.reads = all(isinstance(batch[number], Read | Scan) for number in self.open)
+        self.keys = _keys(batch[number] for number in self.open)
         self.done = False
 
     def carry_out(self, transaction: Transaction) -> None:
-        for part in self.open:
-            part.bug = None
+        self._bug = None
+        transaction.meet(self.keys)
+        for number in self.open:
             try:
-                part.reply = _answer(transaction, part.request)
+                self._replies[number] = _answer(transaction, self._batch[number])
             except AssertionError as bug:
-                part.bug = bug
+                self._bug = self._bug or bug
 
     def committed(self) -> None:
         """What the transaction said is true."""
 
     def failed(self, reply: Refused | Unknown) -> None:
-        for part in self.open:
-            part.reply, part.bug = reply, None
+        self._bug = None
+        for number in self.open:
+            self._replies[number] = reply
 
     def replies(self) -> list[Reply]:
-        for part in self.parts:
-            if part.bug is not None:
-                raise part.bug
-        return [INTERRUPTED if part.reply is None else part.reply for part in self.parts]
+        if self._bug is not None:
+            raise self._bug
+        return [INTERRUPTED if reply is None else reply for reply in self._replies]
 
 
 class ConversationCaller:
@@ -85,7 +79,7 @@ class ConversationCaller:
 
     def carry_out(self, transaction: Transaction) -> None:
         try:
-            self._hold(lambda batch: [_checked_answer(transaction, request) for request in batch])
+            self._hold(partial(_perform, transaction))
         except AssertionError as bug:  # of this caller: what it wrote before stands, as if it had crashed here
             self._bug = bug
 
@@ -104,9 +98,14 @@ class ConversationCaller:
 Caller: TypeAlias = BatchCaller | ConversationCaller
 
 
-def _checked_answer(transaction: Transaction, request: StoreRequest) -> Reply:
-    refused = check(request)
-    return _answer(transaction, request) if refused is None else refused
+def _perform(transaction: Transaction, batch: Sequence[StoreRequest]) -> list[Reply]:
+    refused = [check(request) for request in batch]
+    transaction.meet(_keys(request for request, why in zip(batch, refused, strict=True) if why is None))
+    return [_answer(transaction, request) if why is None else why for request, why in zip(batch, refused, strict=True)]
+
+
+def _keys(requests: Iterable[StoreRequest]) -> list[Key]:
+    return [request.key for request in requests if not isinstance(request, Scan)]
 
 
 def _answer(transaction: Transaction, request: StoreRequest) -> Reply:

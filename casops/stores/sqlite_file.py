@@ -66,6 +66,9 @@ SETTINGS: Final = (
     "PRAGMA trusted_schema = OFF",
 )
 
+# Statements a connection keeps compiled: all of casops.stores.sqlite_documents, for each number of keys.
+STATEMENTS: Final = 128
+
 Identity = tuple[int, int]  # device and inode: tells whether a path still names the file that was opened
 
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
@@ -115,7 +118,9 @@ def connect(path: str, *, create: bool = False) -> sqlite3.Connection:
     """A bare connection with our settings: no waiting for locks, no transactions of Python's own."""
     # psow: a commit's frame is not repeated to fill a sector (see _NOT_COMMITTED); SQLite's default, said aloud.
     uri = f"{Path(path).absolute().as_uri()}?mode={'rwc' if create else 'rw'}&psow=1"
-    connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=STATEMENTS
+    )
     try:
         for setting in SETTINGS:
             connection.execute(setting).close()

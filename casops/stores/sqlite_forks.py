@@ -17,12 +17,18 @@ from typing import Final
 from casops.errors import UsageError
 from casops.stores.sqlite_file import Identity, identity
 
-__all__ = ["HINT", "check_not_inherited", "note_closed", "note_open"]
+__all__ = ["HINT", "check_not_inherited", "forks", "note_closed", "note_open"]
 
 HINT: Final = "close it before forking, fork before opening it, or start processes with spawn"
 
 _open: weakref.WeakKeyDictionary[object, Identity | None] = weakref.WeakKeyDictionary()
 _inherited: list[tuple[object, Identity | None]] = []
+_forks = 0  # of which this process is the child
+
+
+def forks() -> int:
+    """It has changed in a child: Python tells us of a fork, so that nobody need ask the system."""
+    return _forks
 
 
 def note_open(store: object, file: Identity | None) -> None:
@@ -43,6 +49,8 @@ def check_not_inherited(path: str) -> None:
 
 
 def _note_inherited() -> None:
+    global _forks
+    _forks += 1
     _inherited.extend(_open.items())
     _open.clear()
 
