@@ -933,3 +933,13 @@ def test_a_store_is_not_carried_across_a_fork(path: Path) -> None:
     assert all("opened before a fork; close it before forking" in line for line in printed[:2])
     assert "was open when the process was forked; close it before forking" in printed[2]
     assert printed[3:] == ["[Stored(cas=2)]", "1", "1"]
+
+
+@pytest.mark.parametrize("request_", [Read(DOC), Insert(DOC, "1"), Scan()])
+def test_a_file_without_its_clock_is_refused(store: SqliteStore, request_: StoreRequest) -> None:
+    stored(store, Insert(Key("things", "other"), "1"))
+    connection: Any = store._connection
+    connection.execute("DELETE FROM meta")
+    refused = ask(store, request_)
+    assert isinstance(refused, Refused)
+    assert "damaged" in refused.why

@@ -147,6 +147,8 @@ class Transaction:
                     self._begin(*columns)
                 else:
                     rows[some[number]] = _row(columns)
+            if not self._begun:
+                raise StoreUnavailable("the database is damaged, its meta table is empty: restore a backup")
             for row in rows.values():
                 self._note(row)
             self._rows.update(rows)

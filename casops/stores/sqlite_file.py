@@ -198,7 +198,9 @@ def _prepare(connection: sqlite3.Connection, path: str, *, create: bool) -> None
     """Make sure the file is ours and of this version; may be repeated."""
     if _empty(connection, path) and create:
         _create(connection, path)
-    (schema,) = connection.execute("SELECT schema FROM meta").fetchone()
+    (schema,) = connection.execute("SELECT schema FROM meta").fetchone() or (None,)
+    if schema is None:
+        raise StoreUnavailable(f"{_WHY[sqlite3.SQLITE_CORRUPT]}: {path} (its meta table is empty)")
     if schema != SCHEMA:
         raise StoreUnavailable(f"a newer casops wrote this database (format {schema}), upgrade casops: {path}")
     _use_log(connection, path)
