@@ -21,7 +21,7 @@ from casops.documents import D, Ref
 from casops.drivers import adrive
 from casops.engine import Engine
 from casops.errors import UsageError
-from casops.front import report, worker_name
+from casops.front import another_settler, report, worker_name
 from casops.messages import Key
 from casops.operations import Operation
 from casops.options import Options
@@ -181,7 +181,7 @@ class AsyncSettler:
         self._engine = engine
         self._store = store
         self._waiting: deque[tuple[Ended, Callable[[], None]]] = deque()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def add(self, ended: Ended, documents_done: Callable[[], None] = lambda: None) -> None:
         """See Settler.add."""
@@ -192,14 +192,16 @@ class AsyncSettler:
             await self._settle([(ended, documents_done)])
             return
         self._waiting.append((ended, documents_done))
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._work(), name="casops-settler")
+        self._tasks = [task for task in self._tasks if not task.done()]
+        if another_settler(self._engine, len(self._tasks), len(self._waiting)):
+            self._tasks.append(asyncio.create_task(self._work(), name="casops-settler"))
 
     async def close(self) -> None:
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=self._engine.options.deadline)
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._engine.options.deadline)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
 
     async def _work(self) -> None:
         while self._waiting:

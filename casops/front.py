@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from casops.documents import D, Ref
 from casops.drivers import drive
@@ -31,6 +31,10 @@ from casops.turns import Turns, patience, rounds
 
 R = TypeVar("R")
 log = logging.getLogger("casops")
+
+# Batches that are settled at the same time, where one after the other is not enough: each waits four times for the
+# store, and as long as it does nobody in this process gets at its documents.  More of them only make batches smaller.
+SETTLERS: Final = 3
 
 
 def worker_name() -> str:
@@ -214,7 +218,7 @@ class Settler:
         self._store = store
         self._waiting: deque[tuple[Ended, Callable[[], None]]] = deque()
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._closing = False
 
     def add(self, ended: Ended, documents_done: Callable[[], None] = lambda: None) -> None:
@@ -230,9 +234,10 @@ class Settler:
             if accepted:
                 self._waiting.append((ended, documents_done))
                 self._changed.notify()
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._work, name="casops-settler", daemon=True)
-                    self._thread.start()
+                if another_settler(self._engine, len(self._threads), len(self._waiting)):
+                    thread = threading.Thread(target=self._work, name="casops-settler", daemon=True)
+                    thread.start()
+                    self._threads.append(thread)
         if not accepted:
             self._settle([(ended, documents_done)])
 
@@ -240,9 +245,10 @@ class Settler:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-            thread = self._thread
-        if thread is not None:
-            thread.join(self._engine.options.deadline)
+            threads = list(self._threads)
+        until = time.monotonic() + self._engine.options.deadline
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _work(self) -> None:
         while True:
@@ -261,6 +267,11 @@ class Settler:
         except Exception as error:  # noqa: BLE001 - settling is a courtesy; the answer was given
             errors = [error for _ in batch]
         report(batch, errors)
+
+
+def another_settler(engine: Engine, settlers: int, waiting: int) -> bool:
+    """Is one more needed?  The first at once, others when more is waiting than goes into a batch."""
+    return not settlers or (settlers < SETTLERS and waiting > engine.options.settle_together)
 
 
 def report(batch: Sequence[tuple[Ended, Callable[[], None]]], errors: Sequence[Exception | None]) -> None:

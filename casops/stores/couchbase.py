@@ -39,9 +39,9 @@ __all__ = ["AsyncCouchbaseStore", "CouchbaseStore"]
 
 T = TypeVar("T")
 
-# Calls of a CouchbaseStore under way at once.  They wait for the network and cost little; this many keep a connection
-# busy, and more wait their turn.
-THREADS: Final = 32
+# Calls of a CouchbaseStore under way at once, beside those that callers' own threads make.  They wait for the network
+# and cost little: with 32, callers at a server 10 ms away waited for a thread.  Started as they are needed.
+THREADS: Final = 128
 
 _INTERRUPTED: Final = Unknown("the call that wrote for several operations was interrupted")
 
