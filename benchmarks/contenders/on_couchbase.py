@@ -72,8 +72,14 @@ class Couchbase:
         self._options: Any = options
         levels: Any = importlib.import_module("couchbase.durability")
         self._majority: Any = levels.ServerDurability(levels.Durability.MAJORITY)
+        # What casops' own connection leaves out is left out for all: tracing and metering cost as much as a call.
         self.cluster: Any = sdk.Cluster(
-            f"couchbase://{hosts}", options.ClusterOptions(auth.PasswordAuthenticator(name, password))
+            f"couchbase://{hosts}",
+            options.ClusterOptions(
+                auth.PasswordAuthenticator(name, password),
+                tracing_options=options.ClusterTracingOptions(enable_tracing=False),
+                enable_metrics=False,
+            ),
         )
         self.cluster.wait_until_ready(timedelta(seconds=10))
         self._scope: Any = self.cluster.bucket(bucket).scope(SCOPE)
