@@ -9,7 +9,6 @@ Must not be in here: anything that is not the twin of something in front.py.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
@@ -21,16 +20,15 @@ from casops.documents import D, Ref
 from casops.drivers import adrive
 from casops.engine import Engine
 from casops.errors import UsageError
-from casops.front import another_settler, report, worker_name
-from casops.messages import Key
+from casops.front import SETTLERS, Unsettled, nobody_waits, report, worker_name
 from casops.operations import Operation
 from casops.options import Options
 from casops.outcome import Outcome, Pending, Recovery, Snapshot
-from casops.protocol.execution import Ended
+from casops.protocol.ended import Ended
 from casops.protocol.together import together
 from casops.stores import AsyncConversingStore, AsyncStore
 from casops.stores.opening import open_async_store
-from casops.turns import Turns, patience, rounds
+from casops.turns import NOTHING, Known, Ticket, Turns, patience, rounds
 
 R = TypeVar("R")
 
@@ -86,14 +84,15 @@ class AsyncCasOps:
             if unsettled is not None:
                 await self._settler.add(unsettled)
             return outcome
-        began = time.monotonic()
-        leave = await self._turn(work.declared)
+        ours = asyncio.Event()
+        ticket = self._turns.join(work.declared, ours.set)
+        behind = self._turns.behind(ticket)
         try:
-            waited = time.monotonic() - began
-            outcome, ended = await adrive(self._engine.execute(work, operation_id, waited=waited), self._store)
-            await self._settler.add(ended, leave)
+            steps = self._engine.execute(work, operation_id, behind=behind)
+            outcome, ended = await adrive(steps, self._store, lambda: self._turn(ticket, ours))
+            await self._settler.add(ended, partial(self._turns.leave, ticket))
         except BaseException:
-            leave()
+            self._turns.leave(ticket)
             raise
         return outcome
 
@@ -154,24 +153,17 @@ class AsyncCasOps:
             raise UsageError("this AsyncCasOps is closed")
         self._engine.check_not_running()
 
-    async def _turn(self, keys: tuple[Key, ...]) -> Callable[[], None]:
+    async def _turn(self, ticket: Ticket, ours: asyncio.Event) -> Known:
         """See CasOps._turn."""
-        ours = asyncio.Event()
-        ticket = self._turns.join(keys, ours.set)
-        leave = partial(self._turns.leave, ticket)
-        try:
-            before = self._turns.ahead(ticket)
-            for _ in range(rounds(self.options)):
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(patience(self.options)):
-                        await ours.wait()
-                if ours.is_set() or (now := self._turns.ahead(ticket)) == before:
-                    break
-                before = now
-        except BaseException:
-            leave()
-            raise
-        return leave
+        before = self._turns.ahead(ticket)
+        for _ in range(rounds(self.options)):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience(self.options)):
+                    await ours.wait()
+            if ours.is_set() or (now := self._turns.ahead(ticket)) == before:
+                break
+            before = now
+        return ticket.known
 
 
 class AsyncSettler:
@@ -180,20 +172,20 @@ class AsyncSettler:
     def __init__(self, engine: Engine, store: AsyncStore) -> None:
         self._engine = engine
         self._store = store
-        self._waiting: deque[tuple[Ended, Callable[[], None]]] = deque()
+        self._waiting: deque[Unsettled] = deque()
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def add(self, ended: Ended, documents_done: Callable[[], None] = lambda: None) -> None:
+    async def add(self, ended: Ended, documents_done: Callable[[Known], None] = nobody_waits) -> None:
         """See Settler.add."""
         if ended.put_away:
-            documents_done()
+            documents_done(NOTHING)
             return
         if len(self._waiting) >= self._engine.options.settle_queue:
             await self._settle([(ended, documents_done)])
             return
         self._waiting.append((ended, documents_done))
         self._tasks = [task for task in self._tasks if not task.done()]
-        if another_settler(self._engine, len(self._tasks), len(self._waiting)):
+        if len(self._tasks) < SETTLERS:
             self._tasks.append(asyncio.create_task(self._work(), name="casops-settler"))
 
     async def close(self) -> None:
@@ -208,7 +200,7 @@ class AsyncSettler:
             several = min(len(self._waiting), self._engine.options.settle_together)
             await self._settle([self._waiting.popleft() for _ in range(several)])
 
-    async def _settle(self, batch: list[tuple[Ended, Callable[[], None]]]) -> None:
+    async def _settle(self, batch: list[Unsettled]) -> None:
         errors: list[Exception | None]
         try:
             errors = await adrive(together([self._engine.settle(*each) for each in batch]), self._store)

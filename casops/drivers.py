@@ -11,19 +11,33 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeVar, cast
 
 from casops.conversations import Conversation, Wish
 from casops.local import local_reply, spread
-from casops.messages import Pause
+from casops.messages import Pause, Turn
 from casops.stores import AsyncConversingStore, AsyncStore, ConversingStore, Store
+from casops.turns import NOTHING, Known
 
 T = TypeVar("T")
 
 
-def drive(steps: Generator[Wish, Any, T], store: Store) -> T:
-    """Run a protocol generator to its end on a store.  Blocks."""
+def no_turn() -> Known:
+    """For what stands in no line."""
+    return NOTHING
+
+
+async def no_async_turn() -> Known:
+    """For what stands in no line."""
+    return NOTHING
+
+
+def drive(steps: Generator[Wish, Any, T], store: Store, turn: Callable[[], Known] = no_turn) -> T:
+    """Run a protocol generator to its end on a store.  Blocks.
+
+    turn: waits for the turn of an operation that stands behind others.
+    """
     reply: Any = None
     try:
         while True:
@@ -39,14 +53,18 @@ def drive(steps: Generator[Wish, Any, T], store: Store) -> T:
                 reply = None
             elif isinstance(request, Conversation):
                 reply = cast(ConversingStore, store).converse(request)
+            elif isinstance(request, Turn):
+                reply = turn()
             else:
                 reply = local_reply(request)
     finally:
         steps.close()
 
 
-async def adrive(steps: Generator[Wish, Any, T], store: AsyncStore) -> T:
-    """Run a protocol generator to its end on a store."""
+async def adrive(
+    steps: Generator[Wish, Any, T], store: AsyncStore, turn: Callable[[], Awaitable[Known]] = no_async_turn
+) -> T:
+    """Run a protocol generator to its end on a store.  turn: as in drive."""
     reply: Any = None
     try:
         while True:
@@ -61,6 +79,8 @@ async def adrive(steps: Generator[Wish, Any, T], store: AsyncStore) -> T:
                 reply = None
             elif isinstance(request, Conversation):
                 reply = await cast(AsyncConversingStore, store).converse(request)
+            elif isinstance(request, Turn):
+                reply = await turn()
             else:
                 reply = local_reply(request)
     finally:

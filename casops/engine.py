@@ -5,7 +5,7 @@ Must not be in here: I/O, threads, asyncio.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Generator, Iterable, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -23,13 +23,14 @@ from casops.errors import (
     UsageError,
 )
 from casops.ids import check_id
-from casops.messages import Key, Steps
+from casops.messages import Key, Steps, Version
 from casops.operations import Operation, result_adapter
 from casops.options import Options
 from casops.outcome import Outcome, Pending, Recovery, Snapshot
 from casops.protocol import forgetting, reading, sweeping
+from casops.protocol.ended import Ended
 from casops.protocol.environment import Environment, StoreFailed, TimeUp
-from casops.protocol.execution import Ended, Execution
+from casops.protocol.execution import Execution
 from casops.protocol.limits import MAX_FORGOTTEN
 from casops.protocol.settling import put_away, settle_documents
 from casops.protocol.sweeping import Declared
@@ -62,8 +63,8 @@ class Engine:
         """Raise UsageError where a business function asks the front that runs it."""
         check_not_running(self)
 
-    def environment(self, waited: float = 0.0) -> Environment:
-        return Environment(self.options, self.worker, waited)
+    def environment(self) -> Environment:
+        return Environment(self.options, self.worker)
 
     # --- what callers ask for ---------------------------------------------------------------
 
@@ -73,9 +74,15 @@ class Engine:
         return work
 
     def execute(
-        self, work: OperationWork[R], operation_id: str, *, look_first: bool = False, waited: float = 0.0
+        self,
+        work: OperationWork[R],
+        operation_id: str,
+        *,
+        look_first: bool = False,
+        behind: frozenset[Key] = frozenset(),
     ) -> Steps[tuple[Outcome[R], Ended]]:
-        ended = yield from Execution(self.environment(waited), operation_id, work).run(look_first=look_first)
+        execution = Execution(self.environment(), operation_id, work)
+        ended = yield from execution.run(look_first=look_first, behind=behind)
         return self._outcome(ended, work), ended
 
     def execute_at_once(
@@ -123,14 +130,18 @@ class Engine:
         ended = yield from self._asking(steps, operation_id, writes=True)
         return self._outcome(ended), ended
 
-    def settle(self, ended: Ended, documents_done: Callable[[], None] = lambda: None) -> Steps[None]:
+    def settle(
+        self, ended: Ended, documents_done: Callable[[Mapping[Key, Version]], None] | None = None
+    ) -> Steps[None]:
         """Put away an operation that has ended.  Raises TimeUp or StoreFailed: left to a sweep.
 
-        `documents_done` is called when no document carries a stage of it any more, before its records are put away.
+        `documents_done` is called when no document carries a stage of it any more, before its records are put away,
+        with the documents as they are then, as far as that is known.
         """
         environment = self.environment()
-        standing = yield from settle_documents(environment, ended)
-        documents_done()
+        standing, documents = yield from settle_documents(environment, ended)
+        if documents_done is not None:
+            documents_done(documents)
         yield from put_away(environment, ended.operation_id, standing)
 
     def forget(self, operation_ids: Sequence[str]) -> Steps[int]:

@@ -12,29 +12,36 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
 from casops.documents import D, Ref
 from casops.drivers import drive
 from casops.engine import Engine, describe
 from casops.errors import UsageError
-from casops.messages import Key
 from casops.operations import Operation
 from casops.options import Options
 from casops.outcome import Outcome, Pending, Recovery, Snapshot
-from casops.protocol.execution import Ended
+from casops.protocol.ended import Ended
 from casops.protocol.together import together
 from casops.stores import ConversingStore, Store
 from casops.stores.opening import open_store
-from casops.turns import Turns, patience, rounds
+from casops.turns import NOTHING, Known, Ticket, Turns, patience, rounds
 
 R = TypeVar("R")
 log = logging.getLogger("casops")
 
-# Batches that are settled at the same time, where one after the other is not enough: each waits four times for the
-# store, and as long as it does nobody in this process gets at its documents.  More of them only make batches smaller.
+# An operation that has ended, and what is to be called when its documents are settled.
+Unsettled: TypeAlias = tuple[Ended, Callable[[Known], None]]
+
+# Batches that are settled at the same time: each waits four times for the store, and as long as an operation waits to
+# be settled nobody in this process gets at its documents.  More of them only make batches smaller.
 SETTLERS: Final = 3
+
+
+def nobody_waits(_known: Known) -> None:
+    """For an operation that took no turn."""
 
 
 def worker_name() -> str:
@@ -107,14 +114,16 @@ class CasOps:
             if unsettled is not None:
                 self._settler.add(unsettled)
             return outcome
-        began = time.monotonic()
-        leave = self._turn(work.declared)
+        ours = threading.Event()
+        with self._turns_lock:
+            ticket = self._turns.join(work.declared, ours.set)
+            behind = self._turns.behind(ticket)
         try:
-            waited = time.monotonic() - began
-            outcome, ended = drive(self._engine.execute(work, operation_id, waited=waited), self._store)
-            self._settler.add(ended, leave)
+            steps = self._engine.execute(work, operation_id, behind=behind)
+            outcome, ended = drive(steps, self._store, lambda: self._turn(ticket, ours))
+            self._settler.add(ended, partial(self._leave, ticket))
         except BaseException:
-            leave()
+            self._leave(ticket)
             raise
         return outcome
 
@@ -184,30 +193,22 @@ class CasOps:
             raise UsageError("this CasOps is closed")
         self._engine.check_not_running()
 
-    def _turn(self, keys: tuple[Key, ...]) -> Callable[[], None]:
-        """Wait for one's turn.  Gives what is to be called when it is over."""
-        ours = threading.Event()
+    def _turn(self, ticket: Ticket, ours: threading.Event) -> Known:
+        """Wait for one's turn.  Gives what is known of the documents."""
+        before = self._ahead(ticket)
+        for _ in range(rounds(self.options)):
+            if ours.wait(patience(self.options)) or (now := self._ahead(ticket)) == before:
+                break
+            before = now
+        return ticket.known
+
+    def _ahead(self, ticket: Ticket) -> int:
         with self._turns_lock:
-            ticket = self._turns.join(keys, ours.set)
+            return self._turns.ahead(ticket)
 
-        def leave() -> None:
-            with self._turns_lock:
-                self._turns.leave(ticket)
-
-        def ahead() -> int:
-            with self._turns_lock:
-                return self._turns.ahead(ticket)
-
-        try:
-            before = ahead()
-            for _ in range(rounds(self.options)):
-                if ours.wait(patience(self.options)) or (now := ahead()) == before:
-                    break
-                before = now
-        except BaseException:
-            leave()
-            raise
-        return leave
+    def _leave(self, ticket: Ticket, known: Known = NOTHING) -> None:
+        with self._turns_lock:
+            self._turns.leave(ticket, known)
 
 
 class Settler:
@@ -216,25 +217,27 @@ class Settler:
     def __init__(self, engine: Engine, store: Store) -> None:
         self._engine = engine
         self._store = store
-        self._waiting: deque[tuple[Ended, Callable[[], None]]] = deque()
+        self._waiting: deque[Unsettled] = deque()
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
+        self._idle = 0  # of them
         self._closing = False
 
-    def add(self, ended: Ended, documents_done: Callable[[], None] = lambda: None) -> None:
+    def add(self, ended: Ended, documents_done: Callable[[Known], None] = nobody_waits) -> None:
         """Have it settled; by the caller itself if too many wait already.
 
-        `documents_done` is called when its documents are settled, or left to a sweep; maybe twice.
+        `documents_done` is called when its documents are settled, with what is known of them, or left to a sweep;
+        maybe twice.
         """
         if ended.put_away:
-            documents_done()  # somebody has settled them
+            documents_done(NOTHING)  # somebody has settled them
             return
         with self._changed:
             accepted = len(self._waiting) < self._engine.options.settle_queue and not self._closing
             if accepted:
                 self._waiting.append((ended, documents_done))
                 self._changed.notify()
-                if another_settler(self._engine, len(self._threads), len(self._waiting)):
+                if not self._idle and len(self._threads) < SETTLERS:
                     thread = threading.Thread(target=self._work, name="casops-settler", daemon=True)
                     thread.start()
                     self._threads.append(thread)
@@ -253,15 +256,17 @@ class Settler:
     def _work(self) -> None:
         while True:
             with self._changed:
+                self._idle += 1
                 while not self._waiting and not self._closing:
                     self._changed.wait()
+                self._idle -= 1
                 if not self._waiting:
                     return
                 several = min(len(self._waiting), self._engine.options.settle_together)
                 batch = [self._waiting.popleft() for _ in range(several)]
             self._settle(batch)
 
-    def _settle(self, batch: list[tuple[Ended, Callable[[], None]]]) -> None:
+    def _settle(self, batch: list[Unsettled]) -> None:
         try:
             errors = drive(together([self._engine.settle(*each) for each in batch]), self._store)
         except Exception as error:  # noqa: BLE001 - settling is a courtesy; the answer was given
@@ -269,15 +274,10 @@ class Settler:
         report(batch, errors)
 
 
-def another_settler(engine: Engine, settlers: int, waiting: int) -> bool:
-    """Is one more needed?  The first at once, others when more is waiting than goes into a batch."""
-    return not settlers or (settlers < SETTLERS and waiting > engine.options.settle_together)
-
-
-def report(batch: Sequence[tuple[Ended, Callable[[], None]]], errors: Sequence[Exception | None]) -> None:
+def report(batch: Sequence[Unsettled], errors: Sequence[Exception | None]) -> None:
     """Tell the operator what was left to a sweep, and let others have the documents."""
     for (ended, documents_done), error in zip(batch, errors, strict=True):
-        documents_done()
+        documents_done(NOTHING)
         if error is not None:
             log.warning(
                 "operation %s is answered, its settling is left to a sweep: %s", ended.operation_id, describe(error)

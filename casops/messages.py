@@ -239,8 +239,19 @@ class FreshId:
     """-> a text that nobody got before"""
 
 
+@value()
+class Turn:
+    """Wait until operations of this process that work on these documents have gone before, or patience is over.
+
+    -> Mapping[Key, Version]: those of the documents that who went before has just seen.  Each was so at
+    some moment; whether it still is, its CAS tells.
+    """
+
+    keys: frozenset[Key]
+
+
 Batch: TypeAlias = tuple[StoreRequest, ...]
-Request: TypeAlias = Batch | ReadClock | Pause | FreshId
+Request: TypeAlias = Batch | ReadClock | Pause | FreshId | Turn
 
 # A protocol generator that ends with a T.  What is sent in depends on what was yielded, which
 # Python's types cannot say; casops.protocol.environment re-asserts it in one place.

@@ -25,8 +25,9 @@ from casops.messages import (
     Version,
 )
 from casops.options import Options
+from casops.protocol.ended import Ended
 from casops.protocol.environment import Environment
-from casops.protocol.execution import Ended, Execution
+from casops.protocol.execution import Execution
 from casops.protocol.settling import put_away, settle_documents
 from casops.protocol.work import Evaluation, Failed, Refused, Success, Value, Wants
 from casops.records import Record, decode_record, intention_key, result_key
@@ -102,7 +103,7 @@ def add(name: str, amount: int) -> Job:
 
 
 def settle(environment: Environment, ended: Ended) -> Steps[None]:
-    standing = yield from settle_documents(environment, ended)
+    standing, _ = yield from settle_documents(environment, ended)
     yield from put_away(environment, ended.operation_id, standing)
 
 
@@ -121,9 +122,11 @@ class World:
         self._workers += 1
         return Environment(self.options, name or f"w{self._workers}")
 
-    def worker(self, operation_id: str, job: Job, name: str | None = None) -> Worker[Ended]:
+    def worker(self, operation_id: str, job: Job, name: str | None = None, behind: Iterable[str] = ()) -> Worker[Ended]:
+        """behind: documents that others of its process are at."""
         environment = self.environment(name)
-        return Worker(environment.worker, Execution(environment, operation_id, job).run(), self.clock)
+        steps = Execution(environment, operation_id, job).run(behind=frozenset(map(n, behind)))
+        return Worker(environment.worker, steps, self.clock)
 
     def run(self, operation_id: str, job: Job) -> Ended:
         return self.worker(operation_id, job).finish(self.store)

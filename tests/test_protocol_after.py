@@ -24,8 +24,9 @@ from casops.messages import (
     Version,
 )
 from casops.options import Options
+from casops.protocol.ended import Ended
 from casops.protocol.environment import Environment, StoreFailed, TimeUp
-from casops.protocol.execution import Ended, Execution
+from casops.protocol.execution import Execution
 from casops.protocol.reading import read_document, read_snapshot
 from casops.protocol.sweeping import Declared, cancel, list_declared, look_up, too_old_to_start
 from casops.protocol.together import together

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from casops.messages import Body, Exists, Insert, Mismatch, Read, Remove, Replace, StoreRequest
-from casops.protocol.execution import Ended
+from casops.protocol.ended import Ended
 from casops.records import result_key
 from casops.testing.worker import Worker
 from tests.steps import OPTIONS, World, add, is_on, is_record, move, n, only, writes

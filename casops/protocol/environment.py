@@ -7,7 +7,7 @@ Must not be in here: rules of the protocol.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 from casops.errors import InvariantViolation
@@ -25,6 +25,7 @@ from casops.messages import (
     Scan,
     Steps,
     StoreRequest,
+    Turn,
     Unknown,
     Version,
 )
@@ -44,14 +45,10 @@ class StoreFailed(Exception):
 
 
 class Environment:
-    """The constants of one call (options, worker's name) and its clock.
+    """The constants of one call (options, worker's name) and its clock."""
 
-    `waited`: seconds of the deadline that were gone before it began.
-    """
-
-    def __init__(self, options: Options, worker: str, waited: float = 0.0) -> None:
+    def __init__(self, options: Options, worker: str) -> None:
         self.options = options
-        self._waited = waited
         self.worker = worker
         self.started = 0.0  # monotonic seconds
         self.now = Clock(0.0, 0.0)
@@ -61,7 +58,7 @@ class Environment:
 
     def begin(self) -> Steps[None]:
         self.now = cast(Clock, (yield ReadClock()))
-        self.started = self.now.monotonic - self._waited
+        self.started = self.now.monotonic
 
     def tick(self) -> Steps[float]:
         """Look at the clock.  Gives monotonic seconds.  Raises TimeUp past the deadline."""
@@ -139,6 +136,12 @@ class Environment:
             else:
                 yield from self.pause(self.options.poll)
         return pages
+
+    def turn(self, behind: frozenset[Key]) -> Steps[Mapping[Key, Version]]:
+        """Wait for the turn of this process's operations.  Gives what who went before knows of these documents."""
+        known = cast("Mapping[Key, Version]", (yield Turn(behind)))
+        yield from self.tick()
+        return known
 
     def fresh_id(self) -> Steps[str]:
         return cast(str, (yield FreshId()))

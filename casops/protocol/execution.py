@@ -9,7 +9,8 @@ Everything else in this file is about losing: a lost race is tried again from a 
 unknown reply is decided like a stranger's attempt (fate.py), another worker's operation is given
 its time and then taken over.
 
-Where reading costs next to nothing (`look_first`) there is a step 0 before them (looking.py).
+Where reading costs next to nothing (`look_first`) there is a step 0 before them (looking.py).  Where others of this
+process work on the same documents (`behind`), they are waited for between the two, and leave what they have seen.
 
 Must not be in here: what comes after the answer (settling.py).
 """
@@ -17,7 +18,6 @@ Must not be in here: what comes after the answer (settling.py).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import field
 
 from casops.errors import (
     CasOpsError,
@@ -46,6 +46,7 @@ from casops.messages import (
 )
 from casops.protocol import work as business
 from casops.protocol.declaring import Declaration, check_fingerprint, stays_pending
+from casops.protocol.ended import Ended
 from casops.protocol.environment import Environment, Found, StoreFailed, TimeUp, Watch
 from casops.protocol.fate import Standing, Suspect, as_open, decide, record_write, standing_of
 from casops.protocol.limits import MAX_DOCUMENTS
@@ -63,29 +64,6 @@ from casops.records import (
     result_key,
     stage_of,
 )
-from casops.values import value
-
-
-@value()
-class Ended:
-    """A final answer, and what settling can save by knowing."""
-
-    operation_id: str
-    standing: Standing
-    replayed: bool
-    taken_over: bool = False
-    staged: dict[Key, Version | None] = field(default_factory=dict[Key, "Version | None"])  # our stages; None: look
-    listed: bool = False  # this call knows of an intention that stands
-
-    @property
-    def record(self) -> Record:
-        assert self.standing.record is not None
-        return self.standing.record
-
-    @property
-    def put_away(self) -> bool:
-        """Is there nothing left to settle, as far as this call knows?"""
-        return self.record.settled and not self.listed
 
 
 class Execution:
@@ -103,13 +81,21 @@ class Execution:
         self.in_doubt = False  # a write of ours may make it committed without our knowing
         self.attempts = 0
         self.found: dict[Key, Found] = {}  # read and not used yet
+        self.told: frozenset[Key] = frozenset()  # documents this call knows from others: so they were, some time ago
         self.wanted: tuple[Key, ...] = work.declared
         self.staged: dict[Key, Version | None] = {}
 
-    def run(self, entry: tuple[Intention, int] | None = None, *, look_first: bool = False) -> Steps[Ended]:
+    def run(
+        self,
+        entry: tuple[Intention, int] | None = None,
+        *,
+        look_first: bool = False,
+        behind: frozenset[Key] = frozenset(),
+    ) -> Steps[Ended]:
         """Make it happen exactly once and give its answer.
 
         `entry`: an intention found by a sweep (and its CAS), to be taken over at once.  `look_first`: see looking.py.
+        `behind`: documents that others of this process work on, so that it has to wait for its turn.
         Raises OperationMismatch, Expired, Contended, OutcomeUnknown, StoreUnavailable,
         InvariantViolation, UsageError, and whatever the business function raises.
         """
@@ -121,7 +107,7 @@ class Execution:
             if entry is None:
                 ended = (yield from self._look_before()) if look_first else None
                 if ended is None:
-                    ended = yield from self._declare()
+                    ended = yield from self._declare(behind)
             else:
                 self.declaration.found(*entry)
                 yield from self._look()
@@ -158,8 +144,8 @@ class Execution:
 
     # --- step 1, and operations that others have begun --------------------------------------
 
-    def _declare(self) -> Steps[Ended | None]:
-        keys = (result_key(self.id), *self.wanted)
+    def _declare(self, behind: frozenset[Key]) -> Steps[Ended | None]:
+        keys = (result_key(self.id), *(key for key in self.wanted if key not in behind))
         declared, *replies = yield from self.environment.perform(
             self.declaration.request(), *(Read(key) for key in keys)
         )
@@ -175,6 +161,13 @@ class Execution:
         if self.standing.final:
             return self._ended(self.standing, replayed=True)
         ours = yield from self.declaration.is_ours(declared)
+        if behind:  # everything that does not need the documents is done before the turn, not in it
+            known = yield from self.environment.turn(behind)
+            self.found.update(known)
+            self.told = frozenset(known)
+            if not ours:
+                self.found.clear()  # who declared it may stand before us, and has ended it now
+                yield from self._look()
         if ours and self._free():
             return None
         return (yield from self._follow(self.options.patience))
@@ -326,8 +319,8 @@ class Execution:
             raise Moved  # it is over, or we took it over and what we had read is old
 
     def _still_true(self, documents: dict[Key, Document], looked_at: frozenset[Key]) -> Steps[bool]:
-        """Was there one instant at which all of this held?  A single document needs no second look."""
-        if len(looked_at) < 2:
+        """Was there one instant of this call at which all of this held?  What it read alone needs no second look."""
+        if len(looked_at) < 2 and not looked_at & self.told:
             return True
         again = yield from self.environment.read(sorted(looked_at))
         return all(documents[key].base == (None if isinstance(now, Missing) else now.cas) for key, now in again.items())

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from casops.errors import InvariantViolation
 from casops.messages import (
+    Body,
     Forget,
     Key,
     Missing,
@@ -32,24 +33,27 @@ from casops.messages import (
     Unknown,
     Version,
 )
+from casops.protocol.ended import Ended
 from casops.protocol.environment import Environment, Found, TimeUp
-from casops.protocol.execution import Ended
 from casops.protocol.fate import Standing, Suspect, decide, standing_of, ttl_seconds
 from casops.protocol.limits import MAX_SETTLE_ROUNDS
 from casops.protocol.participants import settling
 from casops.records import Record, encode, intention_key, result_key, stage_of
 
 
-def settle_documents(environment: Environment, ended: Ended) -> Steps[Standing]:
-    """1 and 2.  Gives R(i) as it is then, for put_away.  Raises TimeUp or StoreFailed: it is left to others."""
+def settle_documents(environment: Environment, ended: Ended) -> Steps[tuple[Standing, dict[Key, Version]]]:
+    """1 and 2.  Gives R(i) as it is then, for put_away, and documents as this has left them.
+
+    Raises TimeUp or StoreFailed: it is left to others.
+    """
     yield from environment.begin()
     standing = ended.standing
     if ended.record.state == "proposed":
         standing = yield from _notice(environment, ended)
-    record = standing.record
+    record, known = standing.record, dict[Key, Version]()
     if record is not None and record.final and not record.settled:
-        yield from _settle_documents(environment, ended, record)
-    return standing
+        known = yield from _settle_documents(environment, ended, record)
+    return standing, known
 
 
 def put_away(environment: Environment, operation_id: str, standing: Standing) -> Steps[None]:
@@ -81,8 +85,12 @@ def _notice(environment: Environment, ended: Ended) -> Steps[Standing]:
     return fate.standing
 
 
-def _settle_documents(environment: Environment, ended: Ended, record: Record) -> Steps[None]:
-    """Until no document carries a stage of this operation, as far as this worker knows them."""
+def _settle_documents(environment: Environment, ended: Ended, record: Record) -> Steps[dict[Key, Version]]:
+    """Until no document carries a stage of this operation, as far as this worker knows them.
+
+    Gives those that were moved, as they are now.
+    """
+    moved: dict[Key, Version] = {}
     keys = {each.key for each in record.participants} | set(record.loose) | set(ended.staged)
     # What this worker has staged itself it need not read; should it have moved, CAS tells.
     found: dict[Key, Found] = {key: each for key, each in ended.staged.items() if each is not None}
@@ -91,8 +99,12 @@ def _settle_documents(environment: Environment, ended: Ended, record: Record) ->
         writes = _writes(found, ended.operation_id, record)
         replies = yield from environment.perform(*writes.values())
         failed = {key: reply for key, reply in zip(writes, replies, strict=True) if not isinstance(reply, Stored)}
+        for (key, write), reply in zip(writes.items(), replies, strict=True):
+            body = _moved_in(found[key], write)
+            if isinstance(reply, Stored) and body is not None:
+                moved[key] = Version(reply.cas, body)
         if not failed:
-            return
+            return moved
         keys, found = set(failed), {}
         yield from environment.after_failed(max(failed.values(), key=_how_bad))
     raise TimeUp
@@ -110,6 +122,13 @@ def _writes(found: dict[Key, Found], operation_id: str, record: Record) -> dict[
             landed = record.state == "committed" and meta.attempt == record.attempt
             writes[key] = settling(key, each, committed=landed)
     return writes
+
+
+def _moved_in(found: Found, write: StoreRequest) -> str | None:
+    """The body that a document has after this write; None: not what anybody will build on."""
+    if not isinstance(write, Replace) or write.body is not Body.STAGED or write.expires is not None:
+        return None  # (a store may round an expiry)
+    return found.stage.body if isinstance(found, Version) and found.stage is not None else None
 
 
 def _remove_intention(environment: Environment, operation_id: str) -> Steps[None]:

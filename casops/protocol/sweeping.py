@@ -6,8 +6,8 @@ Must not be in here: loops over operations that run business code (the front doe
 from __future__ import annotations
 
 from casops.messages import Forget, Insert, Key, Missing, Replace, Steps, Stored
+from casops.protocol.ended import Ended
 from casops.protocol.environment import Environment
-from casops.protocol.execution import Ended
 from casops.protocol.fate import Standing, Suspect, decide, read_with_participants, standing_of
 from casops.protocol.reading import is_committed
 from casops.records import Intention, Record, decode_intention, encode, intention_key, result_key

@@ -175,15 +175,21 @@ def engine_for(name: str, options: Options) -> Engine:
     return Engine(options, OPERATIONS, name)
 
 
-def runs(*asked: tuple[str, Operation[Any]], settles: bool = True, looks_first: bool = False) -> MakeProgram:
-    """Asks for operations one after the other, settling each.  looks_first: with a step 0."""
+def runs(
+    *asked: tuple[str, Operation[Any]], settles: bool = True, looks_first: bool = False, queues: bool = False
+) -> MakeProgram:
+    """Asks for operations one after the other, settling each.
+
+    looks_first: with a step 0.  queues: as one of many in its process, who has to wait for its turn.
+    """
 
     def program(engine: Engine) -> Program:
         for operation_id, operation in asked:
             yield Asks(operation_id)
             try:
                 work = engine.work(operation, operation_id)
-                outcome, ended = yield from engine.execute(work, operation_id, look_first=looks_first)
+                behind = frozenset(work.declared if queues else ())
+                outcome, ended = yield from engine.execute(work, operation_id, look_first=looks_first, behind=behind)
             except CasOpsError as error:
                 yield Hears(operation_id, ["error", type(error).__name__])
                 continue

@@ -36,6 +36,7 @@ from casops.messages import (
     Scan,
     Stored,
     StoreRequest,
+    Turn,
     Unknown,
     Version,
 )
@@ -62,6 +63,7 @@ from casops.testing.programs import (
     runs,
     sweeps,
 )
+from casops.testing.queueing import Queueing
 from casops.testing.sharing import SharingStore
 from casops.testing.telling import tell_reply, tell_request
 
@@ -187,11 +189,14 @@ class World:
             f"o{each}": self._some_operation(names) for each in range(chance.choice((1, 2, 3, 5, 8, 12)))
         }
         self.readers: dict[str, Sequence[str]] = {}
+        self.queueing = Queueing(self.seed, self.latency)
         self.processes: list[Process] = []
         for each in range(chance.choice((1, 2, 3, 4))):
             mine = [(name, self.operations[name]) for name in self.operations if chance.random() < 0.6]
             chance.shuffle(mine)
-            asking = runs(*mine, settles=chance.random() < 0.8, looks_first=self.seed % 8 == 4)
+            asking = runs(
+                *mine, settles=chance.random() < 0.8, looks_first=self.seed % 8 == 4, queues=self.seed % 8 in (1, 4)
+            )
             self._process(f"w{each}", asking, chance.random() < 0.7)
         for each in range(chance.choice((0, 0, 1, 2))):
             self.readers[f"r{each}"] = chance.sample(names, chance.randint(1, len(names)))
@@ -291,6 +296,9 @@ class World:
             if isinstance(request, Pause):
                 self._after(request.seconds * self.random.uniform(0.5, 1.0), lambda: self._resume(process, life, None))
                 return
+            if isinstance(request, Turn):
+                self._after(self.queueing.wait(), _bind2(self._resume, process, life, self.queueing.known(request)))
+                return
             reply = self._local(process, request)
 
     def _local(self, process: Process, request: Any) -> Any:
@@ -369,6 +377,8 @@ class World:
         self, process: Process, request: StoreRequest, arrive: Callable[[Reply], None] | None, how: str
     ) -> Reply:
         reply = self.store.perform_one(request)
+        if isinstance(request, Read):
+            self.queueing.saw(request.key, reply)
         self._note(f"{process.name} → {tell_request(request)}   {tell_reply(reply)}" + (f"   ({how})" if how else ""))
         if isinstance(reply, Stored) and not isinstance(request, Read | Scan):
             now = self.store.perform_one(Read(request.key))
@@ -484,8 +494,5 @@ def _bind(function: Callable[[int, Reply], None], place: int) -> Callable[[Reply
     return lambda reply: function(place, reply)
 
 
-def _bind2(function: Callable[..., object], *arguments: Any) -> Callable[[], None]:
-    def call() -> None:
-        function(*arguments)
-
-    return call
+def _bind2(function: Callable[..., object], *arguments: Any) -> Callable[[], object]:
+    return lambda: function(*arguments)

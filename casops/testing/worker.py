@@ -13,10 +13,10 @@ Must not be in here: a store.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from casops.messages import Batch, Clock, FreshId, Pause, ReadClock, Reply, Request, Steps
+from casops.messages import Batch, Clock, FreshId, Key, Pause, ReadClock, Reply, Request, Steps, Turn, Version
 from casops.stores import Store
 
 T = TypeVar("T")
@@ -46,6 +46,7 @@ class Worker(Generic[T]):
         self.error: Exception | None = None
         self.crashed = False
         self.paused = 0.0  # seconds it has waited in all
+        self.turn: Callable[[], Mapping[Key, Version]] = dict  # waits for its turn, and tells what it learns then
         self._steps = steps
         self._clock = clock or SimulatedClock()
         self._skew = skew
@@ -97,12 +98,14 @@ class Worker(Generic[T]):
                 return
             reply = self._local(request)
 
-    def _local(self, request: Request) -> Clock | str | None:
+    def _local(self, request: Request) -> Clock | str | Mapping[Key, Version] | None:
         if isinstance(request, ReadClock):
             return Clock(self._clock.monotonic, self._clock.wall() + self._skew)
         if isinstance(request, FreshId):
             self._ids += 1
             return f"{self.name}-{self._ids}"
+        if isinstance(request, Turn):
+            return self.turn()
         assert isinstance(request, Pause)
         self.paused += request.seconds
         self._clock.advance(request.seconds)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # Simulated worlds that once showed a bug: run by the tests, and by the hunt before all others.
-KEPT_SEEDS = (5258, 5307, 63669, 73918, 91242, 97787)
+KEPT_SEEDS = (273, 1244, 5258, 5307, 63669, 73918, 91242, 97787)
 
 
 @dataclass(frozen=True)
@@ -78,16 +78,16 @@ MUTANTS = [
         "protocol/settling.py",
         """    if ended.record.state == "proposed":
         standing = yield from _notice(environment, ended)
-    record = standing.record
+    record, known = standing.record, dict[Key, Version]()
     if record is not None and record.final and not record.settled:""",
-        """    record = standing.record
+        """    record, known = standing.record, dict[Key, Version]()
     if record is not None and record.state != "open" and not record.settled:""",
     ),
     Mutant(
         "skip the re-read of a two-document refusal",
         "protocol/execution.py",
-        "        if len(looked_at) < 2:",
-        "        if len(looked_at) < 3:",
+        "        if len(looked_at) < 2 and not looked_at & self.told:",
+        "        if len(looked_at) < 3 and not looked_at & self.told:",
     ),
     Mutant(
         "treat unknown as failure",
@@ -126,12 +126,10 @@ MUTANTS = [
     Mutant(
         "give R(i) its time to live before the documents are settled",
         "protocol/settling.py",
-        """        yield from _settle_documents(environment, ended, record)
-    return standing
+        """        known = yield from _settle_documents(environment, ended, record)
 """,
         """        yield from _forget_later(environment, ended.operation_id, standing)
-        yield from _settle_documents(environment, ended, record)
-    return standing
+        known = yield from _settle_documents(environment, ended, record)
 """,
     ),
     Mutant(
@@ -216,6 +214,13 @@ MUTANTS = [
         "engine.py",
         "            if sweeping.too_old_to_start(environment, each):",
         "            if False:",
+        listed=False,
+    ),
+    Mutant(
+        "refuse for what one was told",
+        "protocol/execution.py",
+        "        if len(looked_at) < 2 and not looked_at & self.told:",
+        "        if len(looked_at) < 2:",
         listed=False,
     ),
 ]
