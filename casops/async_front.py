@@ -20,7 +20,7 @@ from casops.documents import D, Ref
 from casops.drivers import adrive
 from casops.engine import Engine
 from casops.errors import UsageError
-from casops.front import SETTLERS, Unsettled, nobody_waits, report, worker_name
+from casops.front import LINGER, SETTLERS, Unsettled, nobody_waits, report, worker_name
 from casops.operations import Operation
 from casops.options import Options
 from casops.outcome import Outcome, Pending, Recovery, Snapshot
@@ -87,10 +87,13 @@ class AsyncCasOps:
         ours = asyncio.Event()
         ticket = self._turns.join(work.declared, ours.set)
         behind = self._turns.behind(ticket)
+        if behind:
+            self._settler.hurry()
         try:
             steps = self._engine.execute(work, operation_id, behind=behind)
             outcome, ended = await adrive(steps, self._store, lambda: self._turn(ticket, ours))
-            await self._settler.add(ended, partial(self._turns.leave, ticket))
+            hurry = self._turns.followed(ticket)
+            await self._settler.add(ended, partial(self._turns.leave, ticket), hurry=hurry)
         except BaseException:
             self._turns.leave(ticket)
             raise
@@ -174,8 +177,14 @@ class AsyncSettler:
         self._store = store
         self._waiting: deque[Unsettled] = deque()
         self._tasks: list[asyncio.Task[None]] = []
+        self._lingering = False  # one of them: something waits, but not enough
+        self._enough = asyncio.Event()
+        self._hurried = False  # somebody waits for what is waiting here
+        self._closing = False
 
-    async def add(self, ended: Ended, documents_done: Callable[[Known], None] = nobody_waits) -> None:
+    async def add(
+        self, ended: Ended, documents_done: Callable[[Known], None] = nobody_waits, *, hurry: bool = False
+    ) -> None:
         """See Settler.add."""
         if ended.put_away:
             documents_done(NOTHING)
@@ -185,10 +194,22 @@ class AsyncSettler:
             return
         self._waiting.append((ended, documents_done))
         self._tasks = [task for task in self._tasks if not task.done()]
-        if len(self._tasks) < SETTLERS:
+        self._hurried = self._hurried or hurry
+        if self._is_enough():
+            self._enough.set()
+        if not self._lingering and len(self._tasks) < SETTLERS:
+            self._lingering = True
             self._tasks.append(asyncio.create_task(self._work(), name="casops-settler"))
 
+    def hurry(self) -> None:
+        """See Settler.hurry."""
+        if self._waiting:
+            self._hurried = True
+            self._enough.set()
+
     async def close(self) -> None:
+        self._closing = True
+        self._enough.set()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._engine.options.deadline)
             for task in self._tasks:
@@ -196,9 +217,29 @@ class AsyncSettler:
             await asyncio.wait(self._tasks)
 
     async def _work(self) -> None:
-        while self._waiting:
+        while True:
+            await self._linger()
             several = min(len(self._waiting), self._engine.options.settle_together)
-            await self._settle([self._waiting.popleft() for _ in range(several)])
+            batch = [self._waiting.popleft() for _ in range(several)]
+            self._hurried = self._hurried and bool(self._waiting)
+            await self._settle(batch)
+            if self._lingering or not self._waiting:
+                return  # if anything waits, then for another task
+            self._lingering = True
+
+    async def _linger(self) -> None:
+        """Lest each operation be settled alone."""
+        try:
+            if not self._is_enough():
+                self._enough.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LINGER):
+                        await self._enough.wait()
+        finally:
+            self._lingering = False
+
+    def _is_enough(self) -> bool:
+        return self._hurried or self._closing or len(self._waiting) >= self._engine.options.settle_together
 
     async def _settle(self, batch: list[Unsettled]) -> None:
         errors: list[Exception | None]

@@ -99,6 +99,10 @@ class Turns:
         """The documents that others are at."""
         return frozenset(key for key in ticket.keys if self._lines[key][0] is not ticket)
 
+    def followed(self, ticket: Ticket) -> bool:
+        """Does anybody wait for it?"""
+        return any(line[0] is ticket and len(line) > 1 for line in map(self._lines.__getitem__, ticket.keys))
+
     def ahead(self, ticket: Ticket) -> int:
         """How many stand before it, in all its lines."""
         return sum(self._lines[key].index(ticket) for key in ticket.keys)

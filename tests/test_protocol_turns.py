@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from functools import partial
 from typing import Any
+
+import pytest
 
 from casops import AsyncCasOps, CasOps
 from casops.messages import Insert, Key, Read, Replace, Reply, StoreRequest, Version
@@ -160,14 +162,19 @@ def test_who_went_ahead_of_his_turn_tells_nobody() -> None:
 # --- the fronts -------------------------------------------------------------------------------
 
 
+def settles_first(batch: Sequence[StoreRequest]) -> bool:
+    return any(isinstance(each, Replace) and each.key == result_key("first") for each in batch)
+
+
+def proposes_first(batch: Sequence[StoreRequest]) -> bool:
+    return any(isinstance(each, Insert) and each.key == result_key("first") for each in batch)
+
+
 class Log:
-    """What a store was asked for, and a gate before the settling of the operation `first`."""
+    """What a store was asked for."""
 
     def __init__(self) -> None:
         self.batches: list[Sequence[StoreRequest]] = []
-
-    def settling(self, batch: Sequence[StoreRequest]) -> bool:
-        return any(isinstance(each, Replace) and each.key == result_key("first") for each in batch)
 
     def declared(self, operation_id: str) -> bool:
         return any(isinstance(e, Insert) and e.key == intention_key(operation_id) for b in self.batches for e in b)
@@ -182,13 +189,16 @@ class Log:
 
 
 class Gated(MemoryStore):
-    def __init__(self) -> None:
+    """gated: what waits for the gate."""
+
+    def __init__(self, gated: Callable[[Sequence[StoreRequest]], bool]) -> None:
         super().__init__()
+        self.gated = gated
         self.log, self.gate, self.second = Log(), threading.Event(), threading.Event()
 
     def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
         self.log.batches.append(batch)
-        if self.log.settling(batch):
+        if self.gated(batch):
             assert self.gate.wait(LONG)
         replies = super().perform(batch)
         if self.log.declared("second"):
@@ -196,33 +206,47 @@ class Gated(MemoryStore):
         return replies
 
 
-def test_who_waits_has_declared_and_is_told_what_he_need_not_read() -> None:
-    store = Gated()
+@pytest.mark.parametrize("gated", [proposes_first, settles_first])
+def test_who_waits_has_declared_and_is_told_what_he_need_not_read(
+    gated: Callable[[Sequence[StoreRequest]], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And settling, which may linger for as long as it likes, hurries for him."""
+    monkeypatch.setattr("casops.front.LINGER", 3600.0)
+    store = Gated(gated)
     with CasOps(store) as casops:
         for account in ("a", "b", "c"):
             casops.run(Open(account=account, balance=Decimal(10)), operation_id=account)
-        casops.run(Transfer(source="a", target="b", amount=Decimal(1)), operation_id="first")  # answered, not settled
-        asked = threading.Thread(
-            target=casops.run,
-            args=(Transfer(source="a", target="c", amount=Decimal(1)),),
-            kwargs={"operation_id": "second"},
-        )
-        asked.start()
+        operations = {"first": Transfer(source="a", target="b", amount=Decimal(1))}
+        operations["second"] = Transfer(source="a", target="c", amount=Decimal(1))
+        asked = [
+            threading.Thread(target=casops.run, args=(operation,), kwargs={"operation_id": id})
+            for id, operation in operations.items()
+        ]
+        asked[0].start()
+        while not any(map(proposes_first, store.log.batches)):
+            asked[0].join(0.001)
+        if gated is settles_first:  # it is answered, and waits to be settled
+            asked[0].join(LONG)
+        asked[1].start()
         assert store.second.wait(LONG)
         store.gate.set()
-        asked.join(LONG)
+        for each in asked:
+            each.join(LONG)
         assert store.log.reads_of(Account.ref("a").key, "second") == 0
         assert casops.read(Account.ref("a")) == Account(balance=Decimal(8))
 
 
 class AsyncGated(AsyncMemoryStore):
-    def __init__(self) -> None:
+    """As Gated."""
+
+    def __init__(self, gated: Callable[[Sequence[StoreRequest]], bool]) -> None:
         super().__init__()
+        self.gated = gated
         self.log, self.gate, self.second = Log(), asyncio.Event(), asyncio.Event()
 
     async def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
         self.log.batches.append(batch)
-        if self.log.settling(batch):
+        if self.gated(batch):
             await self.gate.wait()
         replies = await super().perform(batch)
         if self.log.declared("second"):
@@ -230,18 +254,28 @@ class AsyncGated(AsyncMemoryStore):
         return replies
 
 
-async def test_who_waits_in_a_task_likewise() -> None:
-    store = AsyncGated()
+@pytest.mark.parametrize("gated", [proposes_first, settles_first])
+async def test_who_waits_in_a_task_likewise(
+    gated: Callable[[Sequence[StoreRequest]], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("casops.async_front.LINGER", 3600.0)
+    store = AsyncGated(gated)
     async with AsyncCasOps(store) as casops, asyncio.timeout(LONG):
         for account in ("a", "b", "c"):
             await casops.run(Open(account=account, balance=Decimal(10)), operation_id=account)
-        await casops.run(Transfer(source="a", target="b", amount=Decimal(1)), operation_id="first")
+        first = asyncio.create_task(
+            casops.run(Transfer(source="a", target="b", amount=Decimal(1)), operation_id="first"), name="first"
+        )
+        while not any(map(proposes_first, store.log.batches)):
+            await asyncio.sleep(0.001)
+        if gated is settles_first:
+            await first
         second = asyncio.create_task(
             casops.run(Transfer(source="a", target="c", amount=Decimal(1)), operation_id="second"), name="second"
         )
         await store.second.wait()
         store.gate.set()
-        await second
+        await asyncio.gather(first, second)
         assert store.log.reads_of(Account.ref("a").key, "second") == 0
         assert await casops.read(Account.ref("a")) == Account(balance=Decimal(8))
 

@@ -6,8 +6,10 @@ import asyncio
 import threading
 from collections.abc import Sequence
 
+import pytest
+
 from casops import AsyncCasOps, CasOps, Options
-from casops.messages import Replace, Reply, StoreRequest
+from casops.messages import RESULTS, Replace, Reply, StoreRequest
 from casops.records import result_key
 from casops.stores.memory import AsyncMemoryStore, MemoryStore
 from tests.bank import Open
@@ -83,3 +85,66 @@ async def test_a_settling_task_that_waits_does_not_keep_others_waiting() -> None
                     await told.wait()
         finally:
             store.go_on.set()
+
+
+class Counting(MemoryStore):
+    """How many batches began to settle something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settled: list[int] = []
+
+    def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
+        begun = sum(isinstance(each, Replace) and each.ttl is None and each.key.collection == RESULTS for each in batch)
+        if begun:
+            self.settled.append(begun)
+        return super().perform(batch)
+
+
+class AsyncCounting(AsyncMemoryStore):
+    """As Counting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settled: list[int] = []
+
+    async def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
+        begun = sum(isinstance(each, Replace) and each.ttl is None and each.key.collection == RESULTS for each in batch)
+        if begun:
+            self.settled.append(begun)
+        return await super().perform(batch)
+
+
+def test_what_nobody_waits_for_is_settled_together_and_at_the_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("casops.front.LINGER", 3600.0)
+    store = Counting()
+    with CasOps(store, options=Options(settle_together=4)) as casops:
+        for number in range(6):
+            casops.run(Open(account=f"{number}"), operation_id=f"{number}")
+    assert store.settled == [4, 2]
+
+
+async def test_a_task_settles_together_and_at_the_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("casops.async_front.LINGER", 3600.0)
+    store = AsyncCounting()
+    async with AsyncCasOps(store, options=Options(settle_together=4)) as casops, asyncio.timeout(LONG):
+        for number in range(6):
+            await casops.run(Open(account=f"{number}"), operation_id=f"{number}")
+    assert store.settled == [4, 2]
+
+
+def test_it_does_not_linger_for_ever() -> None:
+    store = Counting()
+    with CasOps(store) as casops:
+        casops.run(Open(account="one"), operation_id="one")
+        waited = threading.Event()
+        while not store.settled:
+            waited.wait(0.001)
+
+
+async def test_a_task_does_not_linger_for_ever() -> None:
+    store = AsyncCounting()
+    async with AsyncCasOps(store) as casops, asyncio.timeout(LONG):
+        await casops.run(Open(account="one"), operation_id="one")
+        while not store.settled:
+            await asyncio.sleep(0.001)

@@ -18,7 +18,6 @@ from typing import Any, Final, NamedTuple
 
 from casops.stores.couchbase_places import Place, Settings
 from casops.stores.couchbase_sdk import constants, durability, subdocument
-from casops.stores.couchbase_sdk import options as sdk
 from casops.stores.couchbase_specs import changes_a_field
 
 __all__ = ["FOREVER", "LOCKED", "SHORT", "Answer", "Call", "Calls", "Lifetime", "answer", "send"]
@@ -73,7 +72,7 @@ class Call:
     method: str
     place: Place
     arguments: tuple[Any, ...]
-    options: Any
+    options: dict[str, Any]  # keywords: the SDK's classes for them cost as much as the rest of building a request
     expires: int | None = None  # seconds since 1970
 
     @property
@@ -97,9 +96,8 @@ class Calls:
     def __init__(self, settings: Settings) -> None:
         self._timeout = timedelta(seconds=settings.timeout)
         self._durability = _DURABILITY[settings.durability]
-        # The same for every call; the SDK copies them.
-        self._get = sdk.GetOptions(timeout=self._timeout, transcoder=AS_IS)
-        self._look = sdk.LookupInOptions(timeout=self._timeout, transcoder=AS_IS, access_deleted=True)
+        self._get: dict[str, Any] = {"timeout": self._timeout, "transcoder": AS_IS}
+        self._look: dict[str, Any] = {**self._get, "access_deleted": True}
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -114,24 +112,24 @@ class Calls:
 
     def insert(self, place: Place, body: str, lifetime: Lifetime = FOREVER) -> Call:
         """A live document where none is."""
-        return self._write("insert", place, (body.encode(),), sdk.InsertOptions, lifetime, insert=True)
+        return self._write("insert", place, (body.encode(),), lifetime, insert=True)
 
     def replace(self, place: Place, cas: int, body: str, lifetime: Lifetime = FOREVER) -> Call:
         """Another body for a live document without a stage."""
-        return self._write("replace", place, (body.encode(),), sdk.ReplaceOptions, lifetime, cas=cas)
+        return self._write("replace", place, (body.encode(),), lifetime, cas=cas)
 
     def remove(self, place: Place, cas: int) -> Call:
         """A live document becomes a tombstone."""
-        return self._write("remove", place, (), sdk.RemoveOptions, FOREVER, cas=cas)
+        return self._write("remove", place, (), FOREVER, cas=cas)
 
     def mutate(self, place: Place, cas: int, specs: Specs, lifetime: Lifetime = FOREVER) -> Call:
         """Change a live document."""
-        return self._write("mutate_in", place, (specs,), sdk.MutateInOptions, lifetime, cas=cas)
+        return self._write("mutate_in", place, (specs,), lifetime, cas=cas)
 
     def mutate_any(self, place: Place, cas: int, specs: Specs, lifetime: Lifetime = FOREVER) -> Call:
         """Change the attributes of a document or of a tombstone."""
         more = {"access_deleted": True}
-        return self._write("mutate_in", place, (specs,), sdk.MutateInOptions, lifetime, cas=cas, **more)
+        return self._write("mutate_in", place, (specs,), lifetime, cas=cas, **more)
 
     def revive(self, place: Place, cas: int, specs: Specs, lifetime: Lifetime = FOREVER) -> Call:
         """A tombstone becomes a live document.
@@ -141,29 +139,28 @@ class Calls:
         (preserve_expiry, which no call here uses, would take the time of the deletion for the expiry.)
         """
         more = {"access_deleted": True, "revive_document": True}
-        return self._write("mutate_in", place, (specs,), sdk.MutateInOptions, lifetime, cas=cas, **more)
+        return self._write("mutate_in", place, (specs,), lifetime, cas=cas, **more)
 
     def insert_parts(self, place: Place, specs: Specs, lifetime: Lifetime = FOREVER) -> Call:
         """A live document where no live one is, made of its parts."""
         more = {"store_semantics": subdocument.StoreSemantics.INSERT}
-        return self._write("mutate_in", place, (specs,), sdk.MutateInOptions, lifetime, insert=True, **more)
+        return self._write("mutate_in", place, (specs,), lifetime, insert=True, **more)
 
     def insert_hidden(self, place: Place, specs: Specs) -> Call:
         """A tombstone with attributes where nothing is, not even a tombstone."""
         more = {"store_semantics": subdocument.StoreSemantics.INSERT, "create_as_deleted": True}
-        return self._write("mutate_in", place, (specs,), sdk.MutateInOptions, FOREVER, insert=True, **more)
+        return self._write("mutate_in", place, (specs,), FOREVER, insert=True, **more)
 
     def change_fields(self, place: Place, specs: Specs) -> Call:
         """Insert fields that are not there or remove some that are: all of it, or nothing."""
         safe = all(changes_a_field(spec) for spec in specs)
-        return self._write("mutate_in", place, (specs,), sdk.MutateInOptions, FOREVER, fields=safe)
+        return self._write("mutate_in", place, (specs,), FOREVER, fields=safe)
 
     def _write(
         self,
         method: str,
         place: Place,
         arguments: tuple[Any, ...],
-        options: Any,
         lifetime: Lifetime,
         *,
         cas: int | None = None,
@@ -181,8 +178,8 @@ class Calls:
             more["transcoder"] = AS_IS
         if lifetime.short is not None:
             more["expiry"] = timedelta(seconds=lifetime.short)
-        made = options(timeout=self._timeout, durability=self._durability, **more)
-        return Call(method, place, arguments, made, lifetime.until)
+        more |= {"timeout": self._timeout, "durability": self._durability}
+        return Call(method, place, arguments, more, lifetime.until)
 
 
 # --- sending ----------------------------------------------------------------------------------
@@ -191,13 +188,13 @@ class Calls:
 def send(collection: Any, call: Call) -> Any:
     """Call the method of an SDK collection.  Gives what it gives: a result, or an awaitable for one."""
     if call.expires is None:
-        return getattr(collection, call.method)(call.place.key, *call.arguments, call.options)
+        return getattr(collection, call.method)(call.place.key, *call.arguments, **call.options)
     # The SDK takes a lifetime only as seconds from now, and from 30 days on adds the clock of this machine to it.
     # An expiry that is given back must be the same to the second, or a document in much use would never expire;
     # so the request is built as the SDK's own methods build it, and the moment put in.
     parts = collection._impl
     build = getattr(parts.request_builder, f"build_{call.method}_request")
-    request = build(call.place.key, *call.arguments, None, call.options)
+    request = build(call.place.key, *call.arguments, None, **call.options)
     request.expiry = call.expires
     return getattr(parts, call.method)(request, None)
 
