@@ -87,9 +87,9 @@ class AsyncCasOps:
         ours = asyncio.Event()
         ticket = self._turns.join(work.declared, ours.set)
         behind = self._turns.behind(ticket)
-        if behind:
-            self._settler.hurry()
         try:
+            if behind:
+                self._settler.hurry()
             steps = self._engine.execute(work, operation_id, behind=behind)
             outcome, ended = await adrive(steps, self._store, lambda: self._turn(ticket, ours))
             hurry = self._turns.followed(ticket)

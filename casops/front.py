@@ -122,9 +122,9 @@ class CasOps:
         with self._turns_lock:
             ticket = self._turns.join(work.declared, ours.set)
             behind = self._turns.behind(ticket)
-        if behind:
-            self._settler.hurry()
         try:
+            if behind:
+                self._settler.hurry()
             steps = self._engine.execute(work, operation_id, behind=behind)
             outcome, ended = drive(steps, self._store, lambda: self._turn(ticket, ours))
             self._settler.add(ended, partial(self._leave, ticket), hurry=self._followed(ticket))
@@ -283,6 +283,8 @@ class Settler:
                 several = min(len(self._waiting), self._engine.options.settle_together)
                 batch = [self._waiting.popleft() for _ in range(several)]
                 self._hurried = self._hurried and bool(self._waiting)
+                if self._waiting:
+                    self._changed.notify()  # another may have it
             self._settle(batch)
 
     def _wait_for_work(self) -> None:
