@@ -101,11 +101,16 @@ def test_an_operation_is_one_transaction_and_leaves_nothing_to_settle(casops: Ca
     assert balances(casops) == (70, 30)
 
 
-def test_asking_again_writes_nothing_and_looks_at_no_document(casops: CasOps, store: SqliteStore) -> None:
+@pytest.mark.parametrize("few", [0, 2])
+def test_asking_again_writes_nothing_and_looks_at_few_documents(
+    casops: CasOps, store: SqliteStore, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("casops.protocol.looking.FEW", few)
     casops.run(MOVE, operation_id="m")
     statements, reading = traced(store), traced(store, reading=True)
     assert casops.execute(MOVE, operation_id="m").replayed
-    assert [each for each in reading if "'accounts'" in each] == []
+    (looked,) = reading
+    assert looked.count("'accounts'") == few
     assert statements.count("BEGIN IMMEDIATE") == 0
     assert not any(each.startswith(("INSERT", "UPDATE", "DELETE")) for each in statements)
 

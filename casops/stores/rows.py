@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, NoReturn, TypeAlias
 
 from casops.messages import (
     INTENTIONS,
@@ -90,26 +90,34 @@ def check(request: StoreRequest) -> Refused | None:
     key = request.key
     if not key.collection or not key.id:
         return Refused("a document needs a collection and an id")
-    if isinstance(request, Replace | Remove):
-        _insist(request.cas > 0, "a blind write", key)
-    elif isinstance(request, Insert):
-        _insist(request.body is not None or not _reserved(key), "a record without a body", key)
-    elif isinstance(request, Forget):
-        _insist(key.collection == INTENTIONS, "a blind removal", key)
-    return _unfit_content(request) if isinstance(request, Insert | Replace) else _unfit(key)
+    if isinstance(request, Insert | Replace):
+        return _unfit_content(request)
+    if isinstance(request, Remove) and request.cas <= 0:
+        _bug("a blind write", key)
+    if isinstance(request, Forget) and key.collection != INTENTIONS:
+        _bug("a blind removal", key)
+    return _unfit(key)
 
 
 def _unfit_content(request: Insert | Replace) -> Refused | None:
-    key, stage, ttl = request.key, request.stage, request.ttl
-    expires = request.expires if isinstance(request, Replace) else None
-    _insist(ttl is None or expires is None, "two lifetimes", key)
-    lifetime = expires if ttl is None else ttl
+    key, body, stage, lifetime = request.key, request.body, request.stage, request.ttl
+    if isinstance(request, Insert):
+        if body is None and _reserved(key):
+            _bug("a record without a body", key)
+    else:
+        if request.cas <= 0:
+            _bug("a blind write", key)
+        if request.expires is not None:
+            if lifetime is not None:
+                _bug("two lifetimes", key)
+            lifetime = request.expires
     if lifetime is not None:
-        _insist(lifetime > 0, "a lifetime that is over before it begins", key)
+        if lifetime <= 0:
+            _bug("a lifetime that is over before it begins", key)
         if lifetime > MAX_SECONDS:
             return Refused(f"the lifetime is too long: {lifetime} seconds")
-    body = request.body if isinstance(request.body, str) else None
-    return _unfit((*key, body) if stage is None else (*key, body, stage.meta, stage.body))
+    text = body if isinstance(body, str) else None
+    return _unfit((*key, text) if stage is None else (*key, text, stage.meta, stage.body))
 
 
 def see(row: Row | None, now: float) -> Row | None:
@@ -121,9 +129,10 @@ def see(row: Row | None, now: float) -> Row | None:
     return row
 
 
-def passes(row: Row | None, before: float, now: float) -> bool:
+def passes(row: Row, before: float, now: float) -> bool:
     """Whether the row shows something else at `now` than it did at `before`."""
-    return row is not None and any(time is not None and before < time <= now for time in (row.expires, row.purge))
+    expires, purge = row.expires, row.purge
+    return (expires is not None and before < expires <= now) or (purge is not None and before < purge <= now)
 
 
 def shown(row: Row | None, now: float) -> Version | Missing:
@@ -140,7 +149,8 @@ def decide(
     Raises AssertionError for Body.STAGED where no body is staged; nothing is to be kept then.
     """
     key = request.key
-    _insist(cas > 0 and cas % CAS_STEP == 0, "an odd CAS, which belongs to an expired version", key)
+    if cas <= 0 or cas % CAS_STEP:
+        _bug("an odd CAS, which belongs to an expired version", key)
     seen = see(row, now)
     stage: Stage | None = None
     expires: int | None = None
@@ -183,9 +193,9 @@ def _body(request: Replace, seen: Row) -> str | None:
         return request.body
     if request.body is Body.KEEP:
         return seen.body
-    staged = None if seen.stage is None else seen.stage.body
-    _insist(staged is not None, "there is no staged body to move into place", request.key)
-    return staged
+    if seen.stage is None or seen.stage.body is None:
+        _bug("there is no staged body to move into place", request.key)
+    return seen.stage.body
 
 
 def _row(
@@ -198,10 +208,9 @@ def _row(
     return Row(cas, body, stage, expires, expires if _reserved(key) else math.ceil(expires + tombstones))
 
 
-def _insist(holds: bool, wrong: str, key: Key) -> None:
+def _bug(wrong: str, key: Key) -> NoReturn:
     # Not an assert statement: python -O must not turn these into silent damage.
-    if not holds:
-        raise AssertionError(f"a bug in casops or in the caller of a store: {wrong} ({key})")
+    raise AssertionError(f"a bug in casops or in the caller of a store: {wrong} ({key})")
 
 
 def _reserved(key: Key) -> bool:

@@ -122,7 +122,8 @@ class SqliteStore:
         self._reading = threading.Lock()
         self._forks = sqlite_forks.forks()
         sqlite_forks.note_open(self, self._identity)
-        self._turn = threading.Condition()
+        self._lock = threading.Lock()
+        self._over = threading.Condition(self._lock)  # a group: for close
         self._queue: deque[Caller] = deque()
         self._leader = 0  # the thread that leads; one word, so that no interruption leaves half of it
         self._closed = False
@@ -136,7 +137,7 @@ class SqliteStore:
         """
         self.check_usable()
         caller = BatchCaller(batch)
-        if caller.open and not (caller.reads and self._read(caller)):
+        if caller.size and not (caller.reads and self._read(caller)):
             self._queue_up(caller)
         return caller.replies()
 
@@ -153,10 +154,10 @@ class SqliteStore:
             return  # the locks and the connection are the parent's
         self._check_not_leading()
         until = self._wait_until()
-        with self._turn:
+        with self._lock:
             self._closed = True  # from here on nobody joins the queue; who stands in it is served
             while self._leading or (self._queue and time.monotonic() < until):
-                self._turn.wait(LOOK_AGAIN)
+                self._over.wait(LOOK_AGAIN)
             self._queue.clear()  # of callers who are there no more
             self._disconnect()
         with self._reading:
@@ -192,9 +193,8 @@ class SqliteStore:
                 if self._identity is None or identity(self._path) != self._identity:
                     self._stop_reading()  # it may have opened the other file, which may go away again
                     return False
-                keys = caller.keys if len(caller.keys) == caller.size else None  # None: it also lists
                 transaction = Transaction(
-                    self._reader, writing=False, wall=self._clock(), tombstones=self._tombstones, keys=keys
+                    self._reader, writing=False, wall=self._clock(), tombstones=self._tombstones, keys=caller.keys
                 )
                 caller.carry_out(transaction)
                 if self._reader.in_transaction:
@@ -214,7 +214,7 @@ class SqliteStore:
                 reader.close()
 
     def _queue_up(self, caller: Caller) -> None:
-        with self._turn:
+        with self._lock:
             self._check_open()  # close may have come in between
             self._queue.append(caller)
         until = self._wait_until()
@@ -231,29 +231,32 @@ class SqliteStore:
 
     def _may_lead(self, caller: Caller, until: float) -> bool:
         """Wait for an answer (False), or until nobody leads, and then lead."""
-        with self._turn:
-            while self._leading and not caller.done:
-                if time.monotonic() >= until and caller in self._queue:
+        while True:
+            with self._lock:
+                if caller.done:
+                    return False
+                waits = caller in self._queue
+                if waits and not self._leading:
+                    self._leader = threading.get_ident()
+                    return True
+                if waits and time.monotonic() >= until:
                     self._queue.remove(caller)
                     caller.failed(Refused("the store is busy: an operation of this process keeps it to itself"))
                     caller.done = True
-                else:
-                    self._turn.wait(LOOK_AGAIN)
-            if not caller.done and caller not in self._queue:  # it was taken by one who could not answer any more
-                caller.failed(INTERRUPTED)
-                caller.done = True
+                elif not waits and not self._leading:  # it was taken by one who could not answer any more
+                    caller.failed(INTERRUPTED)
+                    caller.done = True
             if not caller.done:
-                self._leader = threading.get_ident()
-        return not caller.done
+                caller.wait(LOOK_AGAIN)
 
     def _lead(self) -> None:
         group: list[Caller] = []
         try:
-            with self._turn:
+            with self._lock:
                 group = self._take_group()
             self._carry_out(group)
-            self._answer(group)
             if self._to_checkpoint >= CHECKPOINT_EVERY:
+                self._answer(group)
                 self._checkpoint()
         finally:
             self._leader = 0  # before anything that waits and can be interrupted
@@ -263,10 +266,10 @@ class SqliteStore:
         """Go, interrupted, and leave nothing behind that others would wait for."""
         if self._leader == threading.get_ident():
             self._leader = 0
-        with self._turn:
+        with self._lock:
             with suppress(ValueError):
                 self._queue.remove(caller)
-            self._turn.notify_all()
+            self._wake_next()
 
     def _take_group(self) -> list[Caller]:
         group = [self._queue.popleft()]
@@ -277,10 +280,18 @@ class SqliteStore:
         return group
 
     def _answer(self, group: list[Caller]) -> None:
-        with self._turn:
+        with self._lock:
             for member in group:
                 member.done = True
-            self._turn.notify_all()
+                member.wake()
+            self._wake_next()
+
+    def _wake_next(self) -> None:
+        """Of those who wait, one is to lead; the lock is held."""
+        if not self._leading and self._queue:
+            self._queue[0].wake()
+        if self._closed:
+            self._over.notify_all()
 
     def _carry_out(self, group: list[Caller]) -> None:
         committing = False
@@ -313,7 +324,7 @@ class SqliteStore:
 
     def _transact(self, group: list[Caller], *, writing: bool) -> Transaction:
         """All of a group but its COMMIT."""
-        connection = self._connected()
+        connection = self._connected(look=not writing)  # one that writes is looked at before its COMMIT
         transaction = until_free(
             lambda: Transaction(connection, writing=writing, wall=self._clock(), tombstones=self._tombstones),
             self._busy_timeout,
@@ -323,7 +334,7 @@ class SqliteStore:
         return transaction
 
     def _connected(self, *, look: bool = True) -> sqlite3.Connection:
-        if look and (self._identity is None or identity(self._path) != self._identity):
+        if (look or self._connection is None) and (self._identity is None or identity(self._path) != self._identity):
             raise StoreUnavailable(f"the file was moved, removed or replaced while it was open: {self._path}")
         if self._connection is None:
             self._connection = open_file(self._path, busy_timeout=self._busy_timeout, create=False)

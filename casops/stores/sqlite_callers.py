@@ -8,14 +8,13 @@ Must not be in here: the queue, threads, connections, errors of transactions.
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, TypeAlias
 
 from casops.messages import Key, Read, Refused, Reply, Scan, StoreRequest, Unknown
 from casops.stores import Perform
-from casops.stores.rows import check
 from casops.stores.sqlite_documents import Transaction
 
 __all__ = ["INTERRUPTED", "BatchCaller", "Caller", "ConversationCaller"]
@@ -26,27 +25,51 @@ CONVERSATION: Final = 15
 INTERRUPTED: Final = Unknown("the thread that wrote for several callers was interrupted")
 
 
-class BatchCaller:
+class _Waiting:
+    """One who may have to wait for others, and is woken alone."""
+
+    __slots__ = ("_bell", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._bell = threading.Lock()  # held, until it rings
+        self._bell.acquire()
+
+    def wait(self, seconds: float) -> None:
+        """Until it is woken."""
+        self._bell.acquire(timeout=seconds)
+
+    def wake(self) -> None:
+        """To be called by one thread at a time."""
+        if self._bell.locked():
+            self._bell.release()
+
+
+class BatchCaller(_Waiting):
     """A batch on its way."""
 
-    __slots__ = ("_batch", "_bug", "_replies", "done", "keys", "open", "reads", "size")
+    __slots__ = ("_batch", "_bug", "_replies", "reads", "size")
 
     def __init__(self, batch: Sequence[StoreRequest]) -> None:
+        super().__init__()
         self._batch = batch
-        self._replies: list[Reply | None] = [check(request) for request in batch]
+        self._replies: list[Reply] = [INTERRUPTED] * len(batch)
         self._bug: AssertionError | None = None
-        self.open = [number for number, refused in enumerate(self._replies) if refused is None]
-        self.size = len(self.open)
-        self.reads = all(isinstance(batch[number], Read | Scan) for number in self.open)
-        self.keys = _keys(batch[number] for number in self.open)
-        self.done = False
+        self.size = len(batch)
+        self.reads = all(isinstance(request, Read | Scan) for request in batch)
+
+    @property
+    def keys(self) -> list[Key] | None:
+        """What it reads, if that is all it does."""
+        keys = [request.key for request in self._batch if isinstance(request, Read)]
+        return keys if len(keys) == self.size else None
 
     def carry_out(self, transaction: Transaction) -> None:
         self._bug = None
-        transaction.meet(self.keys)
-        for number in self.open:
+        transaction.meet(self._batch)
+        for number, request in enumerate(self._batch):
             try:
-                self._replies[number] = _answer(transaction, self._batch[number])
+                self._replies[number] = transaction.answer(request)
             except AssertionError as bug:
                 self._bug = self._bug or bug
 
@@ -54,28 +77,26 @@ class BatchCaller:
         """What the transaction said is true."""
 
     def failed(self, reply: Refused | Unknown) -> None:
-        self._bug = None
-        for number in self.open:
-            self._replies[number] = reply
+        self._replies, self._bug = [reply] * self.size, None
 
     def replies(self) -> list[Reply]:
         if self._bug is not None:
             raise self._bug
-        return [INTERRUPTED if reply is None else reply for reply in self._replies]
+        return self._replies
 
 
-class ConversationCaller:
+class ConversationCaller(_Waiting):
     """A conversation on its way."""
 
-    __slots__ = ("_bug", "_failed", "_hold", "done", "reads", "size")
+    __slots__ = ("_bug", "_failed", "_hold", "reads", "size")
 
     def __init__(self, conversation: Callable[[Perform], None]) -> None:
+        super().__init__()
         self._hold = conversation
         self._bug: AssertionError | None = None
         self._failed: Refused | Unknown | None = Unknown("it was not carried out")
         self.reads = False
         self.size = CONVERSATION
-        self.done = False
 
     def carry_out(self, transaction: Transaction) -> None:
         try:
@@ -99,17 +120,5 @@ Caller: TypeAlias = BatchCaller | ConversationCaller
 
 
 def _perform(transaction: Transaction, batch: Sequence[StoreRequest]) -> list[Reply]:
-    refused = [check(request) for request in batch]
-    transaction.meet(_keys(request for request, why in zip(batch, refused, strict=True) if why is None))
-    return [_answer(transaction, request) if why is None else why for request, why in zip(batch, refused, strict=True)]
-
-
-def _keys(requests: Iterable[StoreRequest]) -> list[Key]:
-    return [request.key for request in requests if not isinstance(request, Scan)]
-
-
-def _answer(transaction: Transaction, request: StoreRequest) -> Reply:
-    try:
-        return transaction.answer(request)
-    except (sqlite3.DataError, OverflowError, UnicodeError) as error:
-        return Refused(f"SQLite does not take this text: {error}")  # that statement did nothing
+    transaction.meet(batch)
+    return [transaction.answer(request) for request in batch]

@@ -20,8 +20,8 @@ from itertools import chain
 from typing import Any, Final
 
 from casops.errors import InvariantViolation, StoreUnavailable
-from casops.messages import INTENTIONS, Entry, Key, Read, Reply, Scan, Stage, Stored, StoreRequest
-from casops.stores.rows import CAS_STEP, Change, Row, decide, page, passes, see, shown
+from casops.messages import INTENTIONS, Entry, Key, Read, Refused, Reply, Scan, Stage, Stored, StoreRequest
+from casops.stores.rows import CAS_STEP, MAX_BYTES, Change, Row, Write, check, decide, page, passes, see, shown
 from casops.stores.sqlite_file import SCHEMA
 
 __all__ = ["Transaction"]
@@ -46,6 +46,9 @@ LEDGER: Final = "UPDATE meta SET cas = ?, clock = ? WHERE cas = ? AND clock <= ?
 # Rows found by one statement: nearly all operations have fewer documents, and a connection keeps each of the statements
 # that it gets from this (casops.stores.sqlite_file, STATEMENTS).
 TOGETHER: Final = 32
+
+# What SQLite and its Python module raise for a text they do not take.
+NOT_TAKEN: Final = (sqlite3.DataError, OverflowError, UnicodeError)
 
 # Bytes of UTF-8 for one character, at most.
 BYTES_OF_A_CHARACTER: Final = 4
@@ -80,7 +83,8 @@ class Transaction:
         self._due: int | None = None
         self._rows: dict[Key, Row | None] = {}  # as they were read, or shall be
         self._waiting: dict[Key, Row | None] = {}  # of those still to be written: as they are in the file
-        self._longest = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) // BYTES_OF_A_CHARACTER
+        longest = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) // BYTES_OF_A_CHARACTER
+        self._longest = None if longest > MAX_BYTES else longest  # characters of a row; None: whatever comes here
         self.changes = 0
         self.written = 0  # rows
         self.time_passed = False  # a row was met that the clock of this machine sees otherwise than the database's
@@ -97,20 +101,25 @@ class Transaction:
                 connection.execute("ROLLBACK")
             raise
 
-    def meet(self, keys: Sequence[Key]) -> None:
-        """Find the rows of these all together, before they are asked for one by one."""
-        unknown = [key for key in keys if key not in self._rows]
+    def meet(self, batch: Sequence[StoreRequest]) -> None:
+        """Find the rows of a batch all together, before its requests are answered one by one."""
+        unknown = [each.key for each in batch if not isinstance(each, Scan) and each.key not in self._rows]
         if unknown:
             # A key that SQLite does not take has to be met alone, so that only who asks for it is told.
-            with suppress(sqlite3.DataError, OverflowError, UnicodeError):
+            with suppress(*NOT_TAKEN):
                 self._find(list(dict.fromkeys(unknown)))
 
     def answer(self, request: StoreRequest) -> Reply:
         """Carry out one request, all or nothing.  AssertionError: a bug of the caller, nothing was done."""
-        if isinstance(request, Scan):
-            self._write_all()
-            with closing(self._intentions(request.cursor)) as found:
-                return page(found)
+        refused = check(request)
+        if refused is not None:
+            return refused
+        try:
+            return self._list(request) if isinstance(request, Scan) else self._answer(request)
+        except NOT_TAKEN as error:
+            return Refused(f"SQLite does not take this text: {error}")  # that statement did nothing
+
+    def _answer(self, request: Read | Write) -> Reply:
         key = request.key
         if key not in self._rows:
             self._find([key])
@@ -124,6 +133,11 @@ class Transaction:
         self._cas = outcome.cas
         self.changes += 1
         return Stored(outcome.cas)
+
+    def _list(self, request: Scan) -> Reply:
+        self._write_all()
+        with closing(self._intentions(request.cursor)) as found:
+            return page(found)
 
     def finish(self) -> None:
         """What must be done before COMMIT: the rows, the time that replies rest upon, and the CAS values given."""
@@ -163,11 +177,14 @@ class Transaction:
         self._now = max(self._wall, clock) if self._writing else clock
 
     def _note(self, row: Row | None) -> None:
-        self.time_passed = self.time_passed or passes(row, self._clock, self._wall)
+        if row is not None and passes(row, self._clock, self._wall):
+            self.time_passed = True
 
     def _keep(self, key: Key, old: Row | None, new: Row | None) -> None:
         in_file = self._waiting.get(key, old)
-        if _length(new) > self._longest:  # SQLite may refuse it: that must be known now, by this caller alone
+        if (
+            self._longest is not None and _length(new) > self._longest
+        ):  # SQLite may refuse it: that must be known now, by this caller alone
             self._write({key: (in_file, new)})
             self._waiting.pop(key, None)
         else:
