@@ -11,6 +11,7 @@ What becomes of an error (all of a group share its fate; replies rest on what th
     when                                         reply                why
     text too large, half a surrogate, NUL        Refused, this one    SQLite does not take such a text
     Body.STAGED without a staged body            AssertionError       a bug of that caller; only this part is not done
+    any other bug that rows.check finds          AssertionError       nothing of the batch is done
     the lock is not free within busy_timeout     Refused "... busy"   nothing was begun
     too long in the queue (LONGEST_WAIT)         Refused "... busy"   nothing was begun
     the file was moved, removed or replaced      Refused              a write would go where nobody finds it
@@ -205,7 +206,10 @@ class SqliteStore:
             except BaseException:
                 self._stop_reading()
                 raise
-            return not transaction.time_passed  # the database's time must move on first, see _carry_out
+            if transaction.time_passed:
+                return False  # the database's time must move on first, see _carry_out
+            caller.committed()
+            return True
 
     def _stop_reading(self) -> None:
         reader, self._reader = self._reader, None
@@ -214,11 +218,11 @@ class SqliteStore:
                 reader.close()
 
     def _queue_up(self, caller: Caller) -> None:
-        with self._lock:
-            self._check_open()  # close may have come in between
-            self._queue.append(caller)
         until = self._wait_until()
         try:
+            with self._lock:
+                self._check_open()  # close may have come in between
+                self._queue.append(caller)
             while not caller.done:
                 if self._may_lead(caller, until):
                     self._lead()
@@ -309,16 +313,16 @@ class SqliteStore:
             for member in group:
                 member.committed()
         except (sqlite3.Error, StoreUnavailable) as error:
-            reply: Refused | Unknown = Refused(str(error))
-            if isinstance(error, sqlite3.Error):
-                certain = not committing or certainly_not_committed(error)
-                reply = (Refused if certain else Unknown)(explain(error, self._path))
-            for member in group:
-                member.failed(reply)
-            self._recover(error)
+            try:
+                reply: Refused | Unknown = Refused(str(error))
+                if isinstance(error, sqlite3.Error):
+                    certain = not committing or certainly_not_committed(error)
+                    reply = (Refused if certain else Unknown)(explain(error, self._path))
+                for member in group:
+                    member.failed(reply)
+            finally:
+                self._recover(error)
         except BaseException as error:
-            for member in group:
-                member.failed(INTERRUPTED)
             self._recover(error)
             raise
 
@@ -342,14 +346,14 @@ class SqliteStore:
 
     def _recover(self, error: BaseException) -> None:
         """Leave no transaction behind; a connection that saw an error is not trusted again."""
-        if self._connection is None:
-            return
-        with suppress(sqlite3.Error):
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            elif isinstance(error, sqlite3.Error) and busy(error):
-                return  # nothing was begun
-        self._disconnect()
+        connection = self._connection
+        if connection is None or (isinstance(error, sqlite3.Error) and busy(error) and not connection.in_transaction):
+            return  # nothing was begun
+        try:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")  # closing alone would wait for statements that are still open
+        finally:
+            self._disconnect()
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

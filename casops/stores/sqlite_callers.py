@@ -1,9 +1,9 @@
 """Callers of a SqliteStore: a batch or a conversation on its way through a transaction, and what became of it.
 
 A caller is done when `done` is set, which is for those who stand in the queue with it; what it then knows it tells its
-own thread.
+own thread.  Whatever it was answered within a transaction it takes for true only once it is told of the COMMIT.
 
-Must not be in here: the queue, threads, connections, errors of transactions.
+Must not be in here: the queue, connections, errors of transactions.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 
 from casops.messages import Key, Read, Refused, Reply, Scan, StoreRequest, Unknown
 from casops.stores import Perform
+from casops.stores.rows import check
 from casops.stores.sqlite_documents import Transaction
 
 __all__ = ["INTERRUPTED", "BatchCaller", "Caller", "ConversationCaller"]
@@ -25,18 +26,33 @@ CONVERSATION: Final = 15
 INTERRUPTED: Final = Unknown("the thread that wrote for several callers was interrupted")
 
 
-class _Waiting:
-    """One who may have to wait for others, and is woken alone."""
+class _Caller:
+    """One who may have to wait for others, is woken alone, and is told what became of the transaction."""
 
-    __slots__ = ("_bell", "done")
+    __slots__ = ("_bell", "_bug", "_failed", "done")
 
     def __init__(self) -> None:
         self.done = False
+        self._failed: Refused | Unknown | None = INTERRUPTED  # until it is told something else
+        self._bug: AssertionError | None = None
         self._bell = threading.Lock()  # held, until it rings
         self._bell.acquire()
 
+    def committed(self) -> None:
+        """What the transaction said is true."""
+        self._failed = None
+
+    def failed(self, reply: Refused | Unknown) -> None:
+        self._failed = reply
+
+    def outcome(self) -> Refused | Unknown | None:
+        """None: it is committed.  Raises AssertionError if it is, but for what only a bug asks."""
+        if self._failed is None and self._bug is not None:
+            raise self._bug
+        return self._failed
+
     def wait(self, seconds: float) -> None:
-        """Until it is woken."""
+        """Until it is woken, at once if it has been since it last waited."""
         self._bell.acquire(timeout=seconds)
 
     def wake(self) -> None:
@@ -45,56 +61,46 @@ class _Waiting:
             self._bell.release()
 
 
-class BatchCaller(_Waiting):
-    """A batch on its way."""
+class BatchCaller(_Caller):
+    """A batch on its way.  Raises AssertionError for what only a bug asks for, as far as it can be seen beforehand."""
 
-    __slots__ = ("_batch", "_bug", "_replies", "reads", "size")
+    __slots__ = ("_batch", "_replies", "reads", "size")
 
     def __init__(self, batch: Sequence[StoreRequest]) -> None:
         super().__init__()
-        self._batch = batch
-        self._replies: list[Reply] = [INTERRUPTED] * len(batch)
-        self._bug: AssertionError | None = None
-        self.size = len(batch)
-        self.reads = all(isinstance(request, Read | Scan) for request in batch)
+        self._batch = _Checked(batch)
+        self._replies: list[Reply] = []
+        self.size = len(self._batch.fit)
+        self.reads = all(isinstance(request, Read | Scan) for request in self._batch.fit)
 
     @property
     def keys(self) -> list[Key] | None:
         """What it reads, if that is all it does."""
-        keys = [request.key for request in self._batch if isinstance(request, Read)]
+        keys = [request.key for request in self._batch.fit if isinstance(request, Read)]
         return keys if len(keys) == self.size else None
 
     def carry_out(self, transaction: Transaction) -> None:
-        self._bug = None
-        transaction.meet(self._batch)
-        for number, request in enumerate(self._batch):
+        self._bug, self._replies = None, []
+        transaction.meet(self._batch.fit)
+        for request in self._batch.fit:
             try:
-                self._replies[number] = transaction.answer(request)
-            except AssertionError as bug:
+                self._replies.append(transaction.answer(request))
+            except AssertionError as bug:  # of this caller, the others of the group must not suffer for it
                 self._bug = self._bug or bug
 
-    def committed(self) -> None:
-        """What the transaction said is true."""
-
-    def failed(self, reply: Refused | Unknown) -> None:
-        self._replies, self._bug = [reply] * self.size, None
-
     def replies(self) -> list[Reply]:
-        if self._bug is not None:
-            raise self._bug
-        return self._replies
+        failed = self.outcome() if self.size else None
+        return self._batch.replies(self._replies if failed is None else [failed] * self.size)
 
 
-class ConversationCaller(_Waiting):
+class ConversationCaller(_Caller):
     """A conversation on its way."""
 
-    __slots__ = ("_bug", "_failed", "_hold", "reads", "size")
+    __slots__ = ("_hold", "reads", "size")
 
     def __init__(self, conversation: Callable[[Perform], None]) -> None:
         super().__init__()
         self._hold = conversation
-        self._bug: AssertionError | None = None
-        self._failed: Refused | Unknown | None = Unknown("it was not carried out")
         self.reads = False
         self.size = CONVERSATION
 
@@ -104,21 +110,31 @@ class ConversationCaller(_Waiting):
         except AssertionError as bug:  # of this caller: what it wrote before stands, as if it had crashed here
             self._bug = bug
 
-    def committed(self) -> None:
-        self._failed = None
-
-    def failed(self, reply: Refused | Unknown) -> None:
-        self._failed, self._bug = reply, None
-
-    def outcome(self) -> Refused | Unknown | None:
-        if self._bug is not None:
-            raise self._bug
-        return self._failed
-
 
 Caller: TypeAlias = BatchCaller | ConversationCaller
 
 
+class _Checked:
+    """A batch, and which of it a store of rows can take.  Raises as check does: nothing of the batch is then done."""
+
+    __slots__ = ("_refused", "fit")
+
+    def __init__(self, batch: Sequence[StoreRequest]) -> None:
+        refused = [check(request) for request in batch]
+        self._refused = refused if refused.count(None) < len(refused) else None  # None: the usual batch, taken as it is
+        self.fit = batch
+        if self._refused is not None:
+            self.fit = [request for request, why in zip(batch, refused, strict=True) if why is None]
+
+    def replies(self, to_fit: list[Reply]) -> list[Reply]:
+        """A reply for each of the batch, from those to the ones that are fit."""
+        if self._refused is None:
+            return to_fit
+        rest = iter(to_fit)
+        return [next(rest) if why is None else why for why in self._refused]
+
+
 def _perform(transaction: Transaction, batch: Sequence[StoreRequest]) -> list[Reply]:
-    transaction.meet(batch)
-    return [transaction.answer(request) for request in batch]
+    checked = _Checked(batch)
+    transaction.meet(checked.fit)
+    return checked.replies([transaction.answer(request) for request in checked.fit])

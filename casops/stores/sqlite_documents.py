@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from casops.errors import InvariantViolation, StoreUnavailable
 from casops.messages import INTENTIONS, Entry, Key, Read, Refused, Reply, Scan, Stage, Stored, StoreRequest
-from casops.stores.rows import CAS_STEP, MAX_BYTES, Change, Row, Write, check, decide, page, passes, see, shown
+from casops.stores.rows import CAS_STEP, MAX_BYTES, Change, Row, Write, decide, page, passes, see, shown
 from casops.stores.sqlite_file import SCHEMA
 
 __all__ = ["Transaction"]
@@ -83,8 +83,10 @@ class Transaction:
         self._due: int | None = None
         self._rows: dict[Key, Row | None] = {}  # as they were read, or shall be
         self._waiting: dict[Key, Row | None] = {}  # of those still to be written: as they are in the file
+        # Characters of a row that SQLite takes for certain; None: all that come here, for a row has the texts of two
+        # requests at most (a body that is kept, and a stage) and a character may count for four bytes in this limit.
         longest = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) // BYTES_OF_A_CHARACTER
-        self._longest = None if longest > MAX_BYTES else longest  # characters of a row; None: whatever comes here
+        self._longest = None if longest > MAX_BYTES else longest
         self.changes = 0
         self.written = 0  # rows
         self.time_passed = False  # a row was met that the clock of this machine sees otherwise than the database's
@@ -110,10 +112,7 @@ class Transaction:
                 self._find(list(dict.fromkeys(unknown)))
 
     def answer(self, request: StoreRequest) -> Reply:
-        """Carry out one request, all or nothing.  AssertionError: a bug of the caller, nothing was done."""
-        refused = check(request)
-        if refused is not None:
-            return refused
+        """Carry out one checked request, all or nothing.  AssertionError: a bug of the caller, nothing was done."""
         try:
             return self._list(request) if isinstance(request, Scan) else self._answer(request)
         except NOT_TAKEN as error:
@@ -182,9 +181,8 @@ class Transaction:
 
     def _keep(self, key: Key, old: Row | None, new: Row | None) -> None:
         in_file = self._waiting.get(key, old)
-        if (
-            self._longest is not None and _length(new) > self._longest
-        ):  # SQLite may refuse it: that must be known now, by this caller alone
+        if self._longest is not None and _length(new) > self._longest:
+            # SQLite may refuse it: that must be known now, by this caller alone.
             self._write({key: (in_file, new)})
             self._waiting.pop(key, None)
         else:
