@@ -8,6 +8,10 @@ all of them or, should the transaction fail, none.  It is then a worker that cra
 (or, if the store cannot tell, after it had written everything), and its operation is asked for again,
 batch by batch, as a retry with the same id would.
 
+The first conversation of a worker may be rehearsed: held before the store is locked, on what the store shows to
+others.  What the worker writes stands only if all that it was told is still true under the lock.  If not, it too has
+crashed before it had written anything, and the next one, which does not rehearse, begins anew.
+
 Must not be in here: rules of the protocol, transactions.
 """
 
@@ -20,7 +24,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 from casops.errors import OutcomeUnknown, StoreUnavailable
 from casops.local import local_reply
 from casops.messages import Batch, Pause, Read, Refused, Request, Scan, Steps, Unknown
-from casops.stores import Perform
+from casops.stores import Moved, Perform
 
 __all__ = ["Conversation", "at_once"]
 
@@ -38,8 +42,9 @@ class Conversation(Generic[T]):
     (contextvars: the precision of decimals, for one) of the one that made it.
     """
 
-    def __init__(self, steps: Steps[T], request: Batch) -> None:
+    def __init__(self, steps: Steps[T], request: Batch, *, rehearse: bool = False) -> None:
         self._steps = steps
+        self.rehearse = rehearse  # may it be rehearsed, should the store like to
         self._context = contextvars.copy_context()
         self.request: Request = request  # what the worker asks next
         self.begun = False
@@ -87,6 +92,7 @@ def at_once(begin: Callable[[], Steps[T]], again: Callable[[], Steps[T]]) -> Gen
     steps = begin()
     reply: Any = None
     durable = False  # something that this worker wrote stands
+    rehearse = True
     while True:
         # Only this may raise StopIteration: what is asked of the store stays outside of the `try`.
         try:
@@ -94,8 +100,12 @@ def at_once(begin: Callable[[], Steps[T]], again: Callable[[], Steps[T]]) -> Gen
         except StopIteration as stop:
             return cast(T, stop.value)
         while isinstance(request, tuple) and _writes(request):
-            conversation = Conversation(steps, request)
-            failed = cast("Refused | Unknown | None", (yield conversation))
+            conversation = Conversation(steps, request, rehearse=rehearse and not durable)
+            failed = cast("Refused | Unknown | Moved | None", (yield conversation))
+            if isinstance(failed, Moved):  # a worker that crashed before it had written anything
+                steps.close()
+                steps, reply, rehearse = begin(), None, False
+                break
             if failed is not None and conversation.begun:
                 return (yield from _ask_again(again, failed, durable=durable))
             if failed is not None:

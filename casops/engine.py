@@ -32,6 +32,7 @@ from casops.protocol.ended import Ended
 from casops.protocol.environment import Environment, StoreFailed, TimeUp
 from casops.protocol.execution import Execution
 from casops.protocol.limits import MAX_FORGOTTEN
+from casops.protocol.looking import Foresight
 from casops.protocol.settling import put_away, settle_documents
 from casops.protocol.sweeping import Declared
 
@@ -78,7 +79,7 @@ class Engine:
         work: OperationWork[R],
         operation_id: str,
         *,
-        look_first: bool = False,
+        look_first: Foresight | None = None,
         behind: frozenset[Key] = frozenset(),
     ) -> Steps[tuple[Outcome[R], Ended]]:
         execution = Execution(self.environment(), operation_id, work)
@@ -89,10 +90,15 @@ class Engine:
         self, work: OperationWork[R], operation_id: str
     ) -> Generator[Wish, Any, tuple[Outcome[R], Ended | None]]:
         """As execute, for a ConversingStore.  None instead of what is to be settled: it is."""
-        return at_once(lambda: self._execute_and_settle(work, operation_id), lambda: self.execute(work, operation_id))
+        foresight = Foresight(work)
+        return at_once(
+            lambda: self._execute_and_settle(work, operation_id, foresight), lambda: self.execute(work, operation_id)
+        )
 
-    def _execute_and_settle(self, work: OperationWork[R], operation_id: str) -> Steps[tuple[Outcome[R], Ended | None]]:
-        outcome, ended = yield from self.execute(work, operation_id, look_first=True)
+    def _execute_and_settle(
+        self, work: OperationWork[R], operation_id: str, foresight: Foresight
+    ) -> Steps[tuple[Outcome[R], Ended | None]]:
+        outcome, ended = yield from self.execute(work, operation_id, look_first=foresight)
         unsettled: Ended | None = None
         if not ended.put_away:
             try:

@@ -45,7 +45,7 @@ from casops.messages import (
     Unknown,
     Version,
 )
-from casops.stores import Perform
+from casops.stores import MOVED, Moved, Perform
 from casops.stores.memory import MemoryStore
 from casops.stores.sqlite import AsyncSqliteStore, SqliteStore
 from tests.bank import Account, Open, Receipt, Transfer
@@ -53,12 +53,19 @@ from tests.conftest import QUICK
 
 ALICE, BOB = Account.ref("alice"), Account.ref("bob")
 MOVE = Transfer(source="alice", target="bob", amount=30)
+FOR_EVER = 10**9
 SECONDS = 20.0  # until something that must happen is taken to hang
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> SqliteStore:
-    return SqliteStore(tmp_path / "bank.db", busy_timeout=0.2)
+@pytest.fixture(params=["held", "rehearsed"])
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> SqliteStore:
+    opened = SqliteStore(tmp_path / "bank.db", busy_timeout=0.2)
+    if request.param == "rehearsed":
+        opened._crowded = FOR_EVER
+        assert not opened._stock.ready()
+        opened.perform([Insert(Key("setup", "1"), "x")])  # which takes CAS values
+        assert opened._stock.ready()
+    return opened
 
 
 @pytest.fixture
@@ -196,6 +203,32 @@ def test_a_conversation_is_bounded(store: SqliteStore) -> None:
         assert statements.count("BEGIN IMMEDIATE") == 3
 
 
+def test_only_the_first_conversation_may_be_rehearsed() -> None:
+    def worker() -> Steps[str]:
+        yield (Insert(Key(RESULTS, "1"), "1"),)
+        yield Pause(0.0)
+        yield (Insert(Key(RESULTS, "2"), "1"),)
+        return "done"
+
+    memory = MemoryStore()
+    steps = at_once(worker, worker)
+    first = next(steps)
+    assert isinstance(first, Conversation)
+    first(memory.copy().perform)
+    second = steps.send(MOVED)  # it never was
+    assert isinstance(second, Conversation)
+    assert second is not first
+    assert (first.rehearse, second.rehearse) == (True, False)
+    steps = at_once(worker, worker)
+    first = next(steps)
+    assert isinstance(first, Conversation)
+    first(memory.perform)
+    assert isinstance(steps.send(None), Pause)
+    third = steps.send(None)  # from here on nothing is begun anew: something stands
+    assert isinstance(third, Conversation)
+    assert (first.rehearse, third.rehearse) == (True, False)
+
+
 # --- transactions that fail -----------------------------------------------------------------------------
 
 
@@ -286,7 +319,9 @@ class Unreliable:
     def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
         return self.memory.perform(batch)
 
-    def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None:
+    def converse(
+        self, conversation: Callable[[Perform], None], /, *, rehearse: bool = False
+    ) -> Refused | Unknown | Moved | None:
         self._which -= 1
         failing = self._which == 0
         if failing and self._how == "not begun":
@@ -327,7 +362,9 @@ class FullFrom(Unreliable):
 
     full = False
 
-    def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None:
+    def converse(
+        self, conversation: Callable[[Perform], None], /, *, rehearse: bool = False
+    ) -> Refused | Unknown | Moved | None:
         before = self.memory.copy()
         failed = super().converse(conversation)
         if failed is not None:
@@ -495,7 +532,8 @@ def _interrupt_after(conversation: Callable[[Perform], None]) -> Callable[[Perfo
     return interrupted
 
 
-def test_a_function_that_asks_its_store_is_told_off_and_nothing_hangs(casops: CasOps) -> None:
+def test_a_function_that_asks_its_store_is_told_off_and_nothing_hangs(casops: CasOps, store: SqliteStore) -> None:
+    store._crowded = 0  # where it is rehearsed nothing is locked
     runs: list[int] = []
 
     class Nested(Operation[None], name="Nested"):

@@ -50,7 +50,7 @@ from casops.protocol.ended import Ended
 from casops.protocol.environment import Environment, Found, StoreFailed, TimeUp, Watch
 from casops.protocol.fate import Standing, Suspect, as_open, decide, record_write, standing_of
 from casops.protocol.limits import MAX_DOCUMENTS
-from casops.protocol.looking import Foreseen, look_before
+from casops.protocol.looking import Foresight, look_before
 from casops.protocol.participants import Asker, Document, Moved, resolve, settling, stages_of, staging
 from casops.records import (
     Event,
@@ -72,7 +72,7 @@ class Execution:
     def __init__(self, environment: Environment, operation_id: str, work: business.Work) -> None:
         self.environment = environment
         self.options = environment.options
-        self.foreseen: Foreseen | None = None
+        self.foresight: Foresight | None = None
         self.id = operation_id
         self.work = work
         self.standing = Standing()  # the version of R(i) from which we may propose
@@ -89,7 +89,7 @@ class Execution:
         self,
         entry: tuple[Intention, int] | None = None,
         *,
-        look_first: bool = False,
+        look_first: Foresight | None = None,
         behind: frozenset[Key] = frozenset(),
     ) -> Steps[Ended]:
         """Make it happen exactly once and give its answer.
@@ -105,7 +105,7 @@ class Execution:
             call = yield from self.environment.fresh_id()
             self.declaration = Declaration(self.environment, self.id, self.work, call)
             if entry is None:
-                ended = (yield from self._look_before()) if look_first else None
+                ended = None if look_first is None else (yield from self._look_before(look_first))
                 if ended is None:
                     ended = yield from self._declare(behind)
             else:
@@ -135,11 +135,10 @@ class Execution:
             why = "this id comes from the future: the clock of its maker or of this machine is wrong"
             raise Expired(why, operation_id=self.id)
 
-    def _look_before(self) -> Steps[Ended | None]:
+    def _look_before(self, foresight: Foresight) -> Steps[Ended | None]:
         """Step 0.  Not None: it has ended already, and nothing was written."""
-        seen = yield from look_before(self.environment, self.id, self.work)
-        self._adopt(seen.standing)
-        self.foreseen = seen.foreseen
+        self.foresight = foresight
+        self._adopt((yield from look_before(self.environment, self.id, self.work, foresight)))
         return self._ended(self.standing, replayed=True) if self.standing.final else None
 
     # --- step 1, and operations that others have begun --------------------------------------
@@ -274,8 +273,7 @@ class Execution:
                         yield from self._overtaken()
                         raise Moved
             values = {key: each.value for key, each in documents.items()}
-            seen, self.foreseen = self.foreseen, None
-            evaluation = seen.evaluation if seen is not None and seen.values == values else self.work.evaluate(values)
+            evaluation = (self.foresight or self.work).evaluate(values)
             if not isinstance(evaluation, business.Wants):
                 self.wanted = tuple(documents)
                 return documents, evaluation

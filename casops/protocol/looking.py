@@ -18,40 +18,42 @@ from casops.protocol import work as business
 from casops.protocol.environment import Environment, Found
 from casops.protocol.fate import Standing, standing_of
 from casops.records import result_key
-from casops.values import value
 
 # Documents that are read with R(i) although an operation that has ended has no need of them: few enough to cost less
 # than another batch.
 FEW: Final = 4
 
 
-@value()
-class Foreseen:
-    """What comes of the business function on these documents."""
+class Foresight:
+    """What came of the business function when it ran last, for all workers of one call."""
 
-    values: Mapping[Key, business.Value]
-    evaluation: business.Evaluation
+    def __init__(self, work: business.Work) -> None:
+        self._work = work
+        self._seen: tuple[Mapping[Key, business.Value], business.Evaluation] | None = None
 
-
-@value()
-class Seen:
-    """R(i) and, unless it is final, what would come of the operation."""
-
-    standing: Standing
-    foreseen: Foreseen | None
+    def evaluate(self, values: Mapping[Key, business.Value]) -> business.Evaluation:
+        """As Work.evaluate, which is not asked again about documents it has just seen."""
+        if self._seen is None or self._seen[0] != values:
+            self._seen = (values, self._work.evaluate(values))
+        return self._seen[1]
 
 
-def look_before(environment: Environment, operation_id: str, work: business.Work) -> Steps[Seen]:
-    """Raises StoreFailed or TimeUp, and InvariantViolation for a record that cannot be read."""
+def look_before(
+    environment: Environment, operation_id: str, work: business.Work, foresight: Foresight
+) -> Steps[Standing]:
+    """R(i) and, unless it is final, foresight of what would come of the operation.
+
+    Raises StoreFailed or TimeUp, and InvariantViolation for a record that cannot be read.
+    """
     key, keys = result_key(operation_id), work.declared
     documents = yield from environment.read([key, *keys] if len(keys) <= FEW else [key])
     standing = standing_of(documents.pop(key), operation_id)
     if standing.final:
-        return Seen(standing, None)
+        return standing
     if len(keys) > FEW:
         documents = yield from environment.read(keys)
-    values = {each: _value(found) for each, found in documents.items()}
-    return Seen(standing, Foreseen(values, work.evaluate(values)))
+    foresight.evaluate({each: _value(found) for each, found in documents.items()})
+    return standing
 
 
 def _value(found: Found) -> business.Value:

@@ -42,11 +42,21 @@ Must not be in here: knowledge of operations or of the protocol.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias, runtime_checkable
+from enum import Enum
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from casops.messages import Refused, Reply, StoreRequest, Unknown
 
-__all__ = ["AsyncConversingStore", "AsyncStore", "ConversingStore", "Perform", "Store"]
+__all__ = ["MOVED", "AsyncConversingStore", "AsyncStore", "ConversingStore", "Moved", "Perform", "Store"]
+
+
+class Moved(Enum):
+    """A conversation was held on what is not true any more."""
+
+    MOVED = 0
+
+
+MOVED: Final = Moved.MOVED
 
 Perform: TypeAlias = Callable[[Sequence[StoreRequest]], list[Reply]]
 
@@ -71,12 +81,15 @@ class AsyncStore(Protocol):
 class ConversingStore(Store, Protocol):
     """A store that can carry out a whole conversation as one write."""
 
-    def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None:
+    def converse(
+        self, conversation: Callable[[Perform], None], /, *, rehearse: bool = False
+    ) -> Refused | Unknown | Moved | None:
         """Call `conversation` once, in any thread, with a `perform` for it to use; then make all of it durable.
 
         The batches of a conversation see what the ones before it wrote; nobody else does until it is durable (None).
         Refused: nothing was or will be written; the conversation need not have been called.  Unknown: all of it,
-        or nothing.
+        or nothing.  Moved, if it may be rehearsed: what it was told is not true, nothing was or will be written,
+        and another one is to be held from the beginning, without being rehearsed.
         """
         ...
 
@@ -85,4 +98,6 @@ class ConversingStore(Store, Protocol):
 class AsyncConversingStore(AsyncStore, Protocol):
     """A ConversingStore for the async driver."""
 
-    async def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None: ...
+    async def converse(
+        self, conversation: Callable[[Perform], None], /, *, rehearse: bool = False
+    ) -> Refused | Unknown | Moved | None: ...

@@ -15,10 +15,11 @@ from typing import Final, TypeAlias
 
 from casops.messages import Key, Read, Refused, Reply, Scan, StoreRequest, Unknown
 from casops.stores import Perform
-from casops.stores.rows import check
+from casops.stores.sqlite_checked import Checked
 from casops.stores.sqlite_documents import Transaction
+from casops.stores.sqlite_rehearsal import Rehearsal
 
-__all__ = ["INTERRUPTED", "BatchCaller", "Caller", "ConversationCaller"]
+__all__ = ["INTERRUPTED", "BatchCaller", "Caller", "ConversationCaller", "RehearsedCaller"]
 
 # Requests a conversation is reckoned to have, before it is known: an operation on two documents, with its settling.
 CONVERSATION: Final = 15
@@ -68,7 +69,7 @@ class BatchCaller(_Caller):
 
     def __init__(self, batch: Sequence[StoreRequest]) -> None:
         super().__init__()
-        self._batch = _Checked(batch)
+        self._batch = Checked(batch)
         self._replies: list[Reply] = []
         self.size = len(self._batch.fit)
         self.reads = all(isinstance(request, Read | Scan) for request in self._batch.fit)
@@ -111,30 +112,28 @@ class ConversationCaller(_Caller):
             self._bug = bug
 
 
-Caller: TypeAlias = BatchCaller | ConversationCaller
+class RehearsedCaller(_Caller):
+    """A conversation that was rehearsed."""
+
+    __slots__ = ("_rehearsal", "_then", "moved", "reads", "size")
+
+    def __init__(self, rehearsal: Rehearsal, bug: AssertionError | None) -> None:
+        super().__init__()
+        self._rehearsal = rehearsal
+        self._then = bug  # after what was rehearsed, which stands as if the worker had crashed here
+        self.moved = False  # it was not true any more, nothing was written
+        self.reads = False
+        self.size = len(rehearsal.told)
+
+    def carry_out(self, transaction: Transaction) -> None:
+        self.moved = not self._rehearsal.repeat(transaction)
+        self._bug = None if self.moved else self._then
 
 
-class _Checked:
-    """A batch, and which of it a store of rows can take.  Raises as check does: nothing of the batch is then done."""
-
-    __slots__ = ("_refused", "fit")
-
-    def __init__(self, batch: Sequence[StoreRequest]) -> None:
-        refused = [check(request) for request in batch]
-        self._refused = refused if refused.count(None) < len(refused) else None  # None: the usual batch, taken as it is
-        self.fit = batch
-        if self._refused is not None:
-            self.fit = [request for request, why in zip(batch, refused, strict=True) if why is None]
-
-    def replies(self, to_fit: list[Reply]) -> list[Reply]:
-        """A reply for each of the batch, from those to the ones that are fit."""
-        if self._refused is None:
-            return to_fit
-        rest = iter(to_fit)
-        return [next(rest) if why is None else why for why in self._refused]
+Caller: TypeAlias = BatchCaller | ConversationCaller | RehearsedCaller
 
 
 def _perform(transaction: Transaction, batch: Sequence[StoreRequest]) -> list[Reply]:
-    checked = _Checked(batch)
+    checked = Checked(batch)
     transaction.meet(checked.fit)
     return checked.replies([transaction.answer(request) for request in checked.fit])

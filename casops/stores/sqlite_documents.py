@@ -105,11 +105,9 @@ class Transaction:
 
     def meet(self, batch: Sequence[StoreRequest]) -> None:
         """Find the rows of a batch all together, before its requests are answered one by one."""
-        unknown = [each.key for each in batch if not isinstance(each, Scan) and each.key not in self._rows]
-        if unknown:
-            # A key that SQLite does not take has to be met alone, so that only who asks for it is told.
-            with suppress(*NOT_TAKEN):
-                self._find(list(dict.fromkeys(unknown)))
+        # A key that SQLite does not take has to be met alone, so that only who asks for it is told.
+        with suppress(*NOT_TAKEN):
+            self._meet([each.key for each in batch if not isinstance(each, Scan)])
 
     def answer(self, request: StoreRequest) -> Reply:
         """Carry out one checked request, all or nothing.  AssertionError: a bug of the caller, nothing was done."""
@@ -118,18 +116,43 @@ class Transaction:
         except NOT_TAKEN as error:
             return Refused(f"SQLite does not take this text: {error}")  # that statement did nothing
 
-    def _answer(self, request: Read | Write) -> Reply:
+    def seen(self, keys: Sequence[Key]) -> tuple[dict[Key, Row | None], float]:
+        """The rows of these keys, and what time it would be for one who writes."""
+        self._meet(keys)
+        return {key: self._rows[key] for key in keys}, max(self._wall, self._clock)
+
+    def repeat(self, told: Sequence[tuple[StoreRequest, Reply]]) -> bool:
+        """Carry out these requests if they are answered so, with the CAS values in the replies; else do nothing."""
+        if self._longest is not None:
+            return False  # a row might be written at once, which is not to be taken back
+        keys = dict.fromkeys(request.key for request, _ in told if not isinstance(request, Scan))
+        self._meet(list(keys))
+        before = [(key, self._rows[key], key in self._waiting) for key in keys]
+        changes = self.changes
+        if all(not isinstance(request, Scan) and self._answer(request, reply) == reply for request, reply in told):
+            return True
+        self.changes = changes
+        for key, row, waited in before:
+            self._rows[key] = row
+            if not waited:
+                self._waiting.pop(key, None)
+        return False
+
+    def _answer(self, request: Read | Write, meant: Reply | None = None) -> Reply:
+        """meant: if it is to be Stored, that is the CAS to be given, which is nobody else's."""
         key = request.key
         if key not in self._rows:
             self._find([key])
         row = self._rows[key]
         if isinstance(request, Read):
             return shown(row, self._now)
-        outcome = decide(request, row, now=self._now, cas=self._cas + CAS_STEP, tombstones=self._tombstones)
+        cas = meant.cas if isinstance(meant, Stored) else self._cas + CAS_STEP
+        outcome = decide(request, row, now=self._now, cas=cas, tombstones=self._tombstones)
         if not isinstance(outcome, Change):
             return outcome
         self._keep(key, row, outcome.row)
-        self._cas = outcome.cas
+        if not isinstance(meant, Stored):
+            self._cas = cas
         self.changes += 1
         return Stored(outcome.cas)
 
@@ -138,16 +161,29 @@ class Transaction:
         with closing(self._intentions(request.cursor)) as found:
             return page(found)
 
-    def finish(self) -> None:
-        """What must be done before COMMIT: the rows, the time that replies rest upon, and the CAS values given."""
+    def finish(self, take: int = 0) -> range | None:
+        """What must be done before COMMIT: the rows, the time that replies rest upon, and the CAS values given.
+
+        take: so many more of these are given, if anything is written; the COMMIT makes them the caller's.
+        """
         self._write_all()
         if not self._writing or not (self.changes or self.time_passed):
-            return
+            return None
         now = int(self._now)
         if self.changes and self._due is not None and self._due <= now:
             # Twice what came in may go: the purge always catches up, and a commit never waits for all of a backlog.
             self._connection.execute(PURGE, (now, now, 2 * self.changes))
-        _wrote(1, self._connection.execute(LEDGER, (self._cas, now, self._first_cas, now)))
+        first = self._cas + CAS_STEP
+        taken = range(first, first + take * CAS_STEP, CAS_STEP)
+        last = self._cas + take * CAS_STEP
+        if last > self._first_cas or now > self._clock:
+            _wrote(1, self._connection.execute(LEDGER, (last, now, self._first_cas, now)))
+        return taken or None
+
+    def _meet(self, keys: Sequence[Key]) -> None:
+        unknown = [key for key in keys if key not in self._rows]
+        if unknown:
+            self._find(list(dict.fromkeys(unknown)))
 
     def _find(self, keys: Sequence[Key]) -> None:
         """Look at the rows of these keys, and at meta if that was not done."""

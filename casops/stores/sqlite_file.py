@@ -28,8 +28,8 @@ T = TypeVar("T")
 APPLICATION_ID: Final = 0x6361736F  # "caso"; https://www.sqlite.org/pragma.html#pragma_application_id
 SCHEMA: Final = 1
 
-# One row in meta.  `cas`: the highest CAS ever given, so that none returns.  `clock`: seconds since 1970, the
-# time of this database, which only goes forward and only in a write transaction: whether a document
+# One row in meta.  `cas`: the highest CAS ever given or set aside, so that none returns.  `clock`: seconds since 1970,
+# the time of this database, which only goes forward and only in a write transaction: whether a document
 # has expired is thus a fact in the file, and all processes agree on it whatever their clocks do.
 # documents is a rowid table: bodies may be large, and WITHOUT ROWID would put them into the inner pages of its tree
 # (https://www.sqlite.org/withoutrowid.html, section 4).

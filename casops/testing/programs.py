@@ -19,6 +19,7 @@ from casops.messages import Request
 from casops.operations import Operation
 from casops.options import Options
 from casops.outcome import Outcome
+from casops.protocol.looking import Foresight
 from casops.testing.checkers import Model
 
 
@@ -189,7 +190,8 @@ def runs(
             try:
                 work = engine.work(operation, operation_id)
                 behind = frozenset(work.declared if queues else ())
-                outcome, ended = yield from engine.execute(work, operation_id, look_first=looks_first, behind=behind)
+                foresight = Foresight(work) if looks_first else None
+                outcome, ended = yield from engine.execute(work, operation_id, look_first=foresight, behind=behind)
             except CasOpsError as error:
                 yield Hears(operation_id, ["error", type(error).__name__])
                 continue
