@@ -109,8 +109,9 @@ class Couchbase:
             refs = [Account.ref(f"{contender}-{number}") for number in range(accounts)]
             snapshot = self.casops.snapshot(refs)
             return sum(snapshot[ref].balance for ref in refs)
-        bodies = (self.collection.get(f"{contender}-{number}").content_as[dict] for number in range(accounts))
-        return sum(int(body["balance"]) for body in bodies)
+        with ThreadPoolExecutor(32) as pool:
+            read = pool.map(lambda number: self.collection.get(f"{contender}-{number}"), range(accounts))
+            return sum(int(each.content_as[dict]["balance"]) for each in read)
 
     def close(self) -> None:
         self.casops.close()
