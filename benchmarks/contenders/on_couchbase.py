@@ -17,13 +17,16 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 
 from benchmarks.contenders import OPENING
 from casops import CasOps, Document, Documents, Operation, Ref
+from casops.stores.couchbase import THREADS
 from casops.stores.couchbase_calls import Call, Calls, answer, send
 from casops.stores.couchbase_places import Place, Settings, path_of, shard_of
 from casops.stores.couchbase_specs import add_field, body_from, drop, drop_field, field, put, whole
+from casops.stores.couchbase_threads import Threads
 from casops.stores.opening import open_store
 
 __all__ = ["NAMES", "Couchbase"]
@@ -176,7 +179,7 @@ class Limit:
         self._collections: dict[str, Any] = {
             name: scope.collection(name) for name in ("accounts", self._settings.records_at[1])
         }
-        self._pool = ThreadPoolExecutor(32)
+        self._threads = Threads(THREADS, "limit")
         self._after: queue.SimpleQueue[tuple[str, int, dict[str, int]] | None] = queue.SimpleQueue()
         self.waiting = 0
         self._lock = threading.Lock()
@@ -214,7 +217,7 @@ class Limit:
     def close(self) -> None:
         self._after.put(None)
         self._settler.join()
-        self._pool.shutdown()
+        self._threads.close()
 
     def _settle(self) -> None:
         closing = False
@@ -247,10 +250,7 @@ class Limit:
         return Place(*self._settings.records_at, f"limit/{id}")
 
     def _together(self, calls: Sequence[Call]) -> list[Any]:
-        if not calls:
-            return []
-        others = [self._pool.submit(self._send, call) for call in calls[1:]]
-        return [self._send(calls[0]), *(other.result() for other in others)]
+        return self._threads.together([partial(self._send, call) for call in calls])
 
     def _send(self, call: Call) -> Any:
         try:

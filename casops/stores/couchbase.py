@@ -21,7 +21,6 @@ import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -33,6 +32,7 @@ from casops.stores.couchbase_documents import Documents, Steps
 from casops.stores.couchbase_errors import Trouble, judge
 from casops.stores.couchbase_intentions import Edit, Intentions, Lane
 from casops.stores.couchbase_places import Place, Settings
+from casops.stores.couchbase_threads import Threads
 from casops.stores.rows import check
 
 __all__ = ["AsyncCouchbaseStore", "CouchbaseStore"]
@@ -128,7 +128,7 @@ class CouchbaseStore:
         self._shared = _Shared(where, settings)
         self._close = close
         self._locks = {lane.place: threading.Lock() for lane in self._shared.intentions.lanes}
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="casops-couchbase")
+        self._threads = Threads(THREADS, "casops-couchbase")
 
     def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
         """One reply for each request; blocks until all are there, for a few times the timeout at most.
@@ -139,7 +139,7 @@ class CouchbaseStore:
         plan = self._shared.plan(batch)
         tasks: list[Callable[[], Any]] = [partial(self._run, steps) for _, steps in plan.steps]
         tasks += [partial(self._edit, lane, edits) for lane, edits in plan.lanes.values()]
-        results = self._together(tasks)
+        results = self._threads.together(tasks)
         for (index, _), result in zip(plan.steps, results, strict=False):
             plan.replies[index] = result
         return plan.answers()
@@ -149,16 +149,9 @@ class CouchbaseStore:
         if self._shared.closed or os.getpid() != self._shared.pid:
             return
         self._shared.closed = True
-        self._pool.shutdown(wait=True)
+        self._threads.close()
         if self._close is not None:
             self._close()
-
-    def _together(self, tasks: Sequence[Callable[[], Any]]) -> list[Any]:
-        """The results of all: the first is done here, the others meanwhile by threads of the pool."""
-        if not tasks:
-            return []
-        others: list[Future[Any]] = [self._pool.submit(task) for task in tasks[1:]]
-        return [tasks[0](), *(other.result() for other in others)]
 
     def _run(self, steps: Generator[Call, Answer | Trouble, T]) -> T:
         came: Any = None

@@ -1,0 +1,137 @@
+"""Threads that carry out the calls of a batch for whoever waits for them.
+
+A ThreadPoolExecutor did this before.  Its futures, with a lock and a condition for each call, were a fifth of what held
+the interpreter's lock when 64 callers worked at once; a batch needs to be waited for only as a whole.
+
+Threads are started as they are needed and wait at one queue.  None of them keeps its owner alive: they end when it is
+closed, when nobody has it any more, or with the interpreter.
+
+Must not be in here: what is carried out.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+__all__ = ["Threads"]
+
+T = TypeVar("T")
+
+
+class Threads:
+    """At most `most` threads.  To be used by any number of others; not after a fork."""
+
+    def __init__(self, most: int, name: str) -> None:
+        self._work = _Work(most, name)
+        self._stop = weakref.finalize(self, _stop, self._work)
+
+    def together(self, tasks: Sequence[Callable[[], T]]) -> list[T]:
+        """The results of all: the first is done here, the others meanwhile elsewhere.
+
+        Raises what one of them raises.  Where that, or an interruption, ends the waiting, the others go on.
+        """
+        if len(tasks) > 1 and self._work.take(job := _Job(tasks)):
+            first = tasks[0]()
+            return [first, *job.results()]
+        return [task() for task in tasks]
+
+    def close(self) -> None:
+        """Wait for what is under way.  What is asked for later is done by those who ask.  May be called twice."""
+        self._stop()
+
+
+class _Job:
+    """Tasks of one batch, but the first."""
+
+    __slots__ = ("_bell", "_error", "_left", "_lock", "_results", "_tasks", "size")
+
+    def __init__(self, tasks: Sequence[Callable[[], Any]]) -> None:
+        self._tasks = tasks
+        self.size = self._left = len(tasks) - 1
+        self._results: list[Any] = [None] * len(tasks)
+        self._error: BaseException | None = None
+        self._lock = threading.Lock()
+        self._bell = threading.Lock()  # held until all is done
+        self._bell.acquire()
+
+    def do(self, index: int) -> None:
+        try:
+            self._results[index] = self._tasks[index]()
+        except BaseException as error:  # noqa: BLE001 - it is told to who waits
+            self._error = error
+        with self._lock:
+            self._left -= 1
+            last = not self._left
+        if last:
+            self._bell.release()
+
+    def results(self) -> list[Any]:
+        self._bell.acquire()
+        if self._error is not None:
+            raise self._error
+        return self._results[1:]
+
+
+class _Work:
+    """What the threads share."""
+
+    def __init__(self, most: int, name: str) -> None:
+        self.queue: SimpleQueue[tuple[_Job, int] | None] = SimpleQueue()
+        self.lock = threading.Lock()
+        self.idle = 0
+        self.threads: list[threading.Thread] = []
+        self.closed = False
+        self.pid = os.getpid()
+        self._most = most
+        self._name = name
+
+    def take(self, job: _Job) -> bool:
+        """False: there is nobody who could do it."""
+        with self.lock:
+            if self.closed:
+                return False
+            wanted = self.queue.qsize() + job.size - self.idle
+            for _ in range(min(wanted, self._most - len(self.threads))):
+                name = f"{self._name}-{len(self.threads)}"
+                thread = threading.Thread(target=_serve, args=(self,), name=name, daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # this process may have no more threads
+                    if not self.threads:
+                        return False
+                    break
+                self.threads.append(thread)
+            for index in range(1, job.size + 1):
+                self.queue.put((job, index))
+        return True
+
+
+def _serve(work: _Work) -> None:
+    while True:
+        with work.lock:
+            work.idle += 1
+        taken = work.queue.get()
+        with work.lock:
+            work.idle -= 1
+        if taken is None:
+            return
+        job, index = taken
+        job.do(index)
+        del job, taken  # or the last one would be kept for as long as there is nothing else to do
+
+
+def _stop(work: _Work) -> None:
+    if os.getpid() != work.pid:
+        return  # after a fork the threads are the parent's, and so may the lock be
+    with work.lock:
+        work.closed = True
+        for _ in work.threads:
+            work.queue.put(None)
+    for thread in work.threads:
+        if thread is not threading.current_thread():
+            thread.join()
