@@ -185,7 +185,7 @@ def _draw_embedded(plot: Any, modes: Mapping[str, Any]) -> None:
                 place.bar([at + number / (len(names) + 1) for at in range(len(modes))], values, 0.18, label=name)
             place.set(yscale="log", ylabel=label, title="new operations" if kind == "new" else "asked again")
             place.set_xticks([at + 0.3 for at in range(len(modes))], [mode.replace(", ", ",\n") for mode in modes])
-            place.legend(fontsize=8)
+    places[0][0].legend(fontsize=8, loc="upper left")  # in the others it would stand before bars
     _save(plot, figure, "embedded")
 
 
