@@ -211,7 +211,7 @@ def _draw_growth(place: Any, points: Mapping[str, Any], label: str) -> None:
             values = [each[kind]["contenders"][name]["p50_ms"] for each in points.values()]
             place.plot(at, values, style, marker="o", label=f"{name}, {'asked again' if kind == 'again' else 'new'}")
     place.set(xlabel=label, ylabel="p50, ms", xscale="log", yscale="log")
-    place.legend(fontsize=8)
+    place.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.1))  # between the two of plain
 
 
 def _save(plot: Any, figure: Any, name: str) -> None:
