@@ -50,6 +50,7 @@ from casops.stores.memory import MemoryStore
 from casops.stores.sqlite import AsyncSqliteStore, SqliteStore
 from tests.bank import Account, Open, Receipt, Transfer
 from tests.conftest import QUICK
+from tests.sqlite_failing import Failing
 
 ALICE, BOB = Account.ref("alice"), Account.ref("bob")
 MOVE = Transfer(source="alice", target="bob", amount=30)
@@ -232,29 +233,6 @@ def test_only_the_first_conversation_may_be_rehearsed() -> None:
 # --- transactions that fail -----------------------------------------------------------------------------
 
 
-class Failing:
-    """A connection whose first commits of writes fail, before or after SQLite has carried them out."""
-
-    def __init__(self, connection: sqlite3.Connection, code: int, *, done: bool, times: int) -> None:
-        self._connection, self._code, self._done, self._times = connection, code, done, times
-        self._writing = False
-
-    def execute(self, sql: str, *arguments: Any) -> Any:
-        if sql.startswith("BEGIN"):
-            self._writing = sql == "BEGIN IMMEDIATE"
-        if sql == "COMMIT" and self._writing and self._times:
-            self._times -= 1
-            if self._done:
-                self._connection.execute(sql)
-            error = sqlite3.OperationalError("seeded")
-            error.sqlite_errorcode, error.sqlite_errorname = self._code, "SEEDED"
-            raise error
-        return self._connection.execute(sql, *arguments)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-
 @pytest.mark.parametrize(
     ("code", "done"),
     [
@@ -265,7 +243,7 @@ class Failing:
     ],
 )
 def test_a_commit_that_fails_is_asked_for_again(casops: CasOps, store: SqliteStore, code: int, done: bool) -> None:
-    seeded: Any = Failing(store._connection, code, done=done, times=1)  # type: ignore[arg-type]
+    seeded: Any = Failing(store._connection, code, done=done, times=1)
     store._connection = seeded
     outcome = casops.execute(MOVE, operation_id="m")
     assert (outcome.result, outcome.replayed) == (Receipt(left=Decimal(70)), done)
@@ -284,7 +262,7 @@ def test_what_is_said_if_it_goes_on_failing(
         def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
             return [Refused("full") if isinstance(each, Insert) else read for each, read in _read(self, batch)]
 
-    seeded: Any = Failing(store._connection, code, done=False, times=1)  # type: ignore[arg-type]
+    seeded: Any = Failing(store._connection, code, done=False, times=1)
     store._connection = seeded
     monkeypatch.setattr(store, "__class__", Full)
     with pytest.raises(expected):

@@ -21,6 +21,7 @@ from casops.messages import Insert, Key, Missing, Read, Refused, Replace, Reply,
 from casops.stores.sqlite import SqliteStore
 from casops.stores.sqlite_callers import BatchCaller
 from casops.stores.sqlite_documents import TOGETHER
+from tests.sqlite_failing import Failing
 
 SECONDS = 20.0  # until something that must happen is taken to hang
 OTHERS = 3
@@ -150,7 +151,7 @@ def test_an_interruption_while_an_error_is_told_promises_nothing(
     eventually(lambda: store._leading)
     asked += [Asking(store, [Insert(Key("others", str(number)), "x")]) for number in range(OTHERS)]
     eventually(lambda: len(store._queue) >= OTHERS)
-    seeded: Any = FullOnce(store._connection)
+    seeded: Any = Failing(store._connection, sqlite3.SQLITE_FULL, after=1)  # no room for the second
     store._connection = seeded
     other.execute("ROLLBACK")
     outcomes = [each.outcome() for each in asked]
@@ -160,24 +161,6 @@ def test_an_interruption_while_an_error_is_told_promises_nothing(
     (written,) = other.execute("SELECT count(*) FROM documents WHERE collection IN ('first', 'others')").fetchone()
     other.execute("ROLLBACK")
     assert written == kinds.count("Stored")
-
-
-class FullOnce:
-    """A connection that has no room for the second commit."""
-
-    def __init__(self, connection: Any) -> None:
-        self._connection, self._commits = connection, 0
-
-    def execute(self, sql: str, *arguments: Any) -> Any:
-        self._commits += sql == "COMMIT"
-        if sql == "COMMIT" and self._commits == 2:
-            error = sqlite3.OperationalError("seeded")
-            error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_FULL, "SEEDED"
-            raise error
-        return self._connection.execute(sql, *arguments)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
 
 
 @pytest.mark.usefixtures("nobody_looks")

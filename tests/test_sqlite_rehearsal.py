@@ -39,6 +39,7 @@ from casops.stores.sqlite_documents import Transaction
 from casops.stores.sqlite_rehearsal import TAKEN
 from tests.bank import Account, Open, Transfer
 from tests.conftest import QUICK
+from tests.sqlite_failing import Failing
 
 DOC, OTHER, RECORD = Key("accounts", "alice"), Key("accounts", "bob"), Key(RESULTS, "1")
 START = 1_000_000
@@ -299,28 +300,11 @@ def test_no_cas_is_given_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert all(cas % CAS_STEP == 0 for cas in given)
 
 
-class Undone:
-    """A connection whose commits are undone, and end with an error that leaves it open."""
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-
-    def execute(self, sql: str, *arguments: Any) -> Any:
-        if sql == "COMMIT":
-            error = sqlite3.OperationalError("seeded")
-            error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_IOERR_FSYNC, "SEEDED"
-            raise error
-        return self._connection.execute(sql, *arguments)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-
 def test_values_that_may_not_have_been_taken_are_not_given(tmp_path: Path) -> None:
     with closing(SqliteStore(tmp_path / "bank.db")) as store:
         store._crowded = 10**9
         assert not store._stock.ready()
-        undone: Any = Undone(store._connection)
+        undone: Any = Failing(store._connection, sqlite3.SQLITE_IOERR_FSYNC)
         store._connection = undone
         store.perform([Insert(DOC, "1")])
         assert not store._stock.ready()
