@@ -8,9 +8,9 @@ all of them or, should the transaction fail, none.  It is then a worker that cra
 (or, if the store cannot tell, after it had written everything), and its operation is asked for again,
 batch by batch, as a retry with the same id would.
 
-The first conversation of a worker may be rehearsed: held before the store is locked, on what the store shows to
-others.  What the worker writes stands only if all that it was told is still true under the lock.  If not, it too has
-crashed before it had written anything, and the next one, which does not rehearse, begins anew.
+A conversation begins with the first batch that writes.  Mostly that is an operation as a whole (`AtOnce`,
+casops.protocol.at_once), and there is nothing more to say; if it could not be written, the worker looks again while
+nobody else writes, so that the second time it can.
 
 Must not be in here: rules of the protocol, transactions.
 """
@@ -23,8 +23,8 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from casops.errors import OutcomeUnknown, StoreUnavailable
 from casops.local import local_reply
-from casops.messages import Batch, Pause, Read, Refused, Request, Scan, Steps, Unknown
-from casops.stores import Moved, Perform
+from casops.messages import AtOnce, Batch, Pause, Read, Refused, Reply, Request, Scan, Steps, Stored, Unknown
+from casops.stores import Perform
 
 __all__ = ["Conversation", "at_once"]
 
@@ -36,19 +36,19 @@ MAX_BATCHES: Final = 64
 
 
 class Conversation(Generic[T]):
-    """A worker from a batch that writes to its next wait, or its end.  To be called once at most.
+    """A worker from a batch that writes to its next wait, its end, or a write `AtOnce`.  To be called once at most.
 
     It may be called by another thread than the one that made it, and so runs in the context
     (contextvars: the precision of decimals, for one) of the one that made it.
     """
 
-    def __init__(self, steps: Steps[T], request: Batch, *, rehearse: bool = False) -> None:
+    def __init__(self, steps: Steps[T], request: Batch) -> None:
         self._steps = steps
-        self.rehearse = rehearse  # may it be rehearsed, should the store like to
         self._context = contextvars.copy_context()
         self.request: Request = request  # what the worker asks next
         self.begun = False
         self.ended = False
+        self.replies: list[Reply] | None = None  # which it is told when they are durable: it has no more to write
         self._value: T | None = None
         self._error: BaseException | None = None
 
@@ -66,8 +66,11 @@ class Conversation(Generic[T]):
         for _ in range(MAX_BATCHES):
             if not isinstance(self.request, tuple):
                 return
-            reply: Any = perform(self.request)
-            self._tell(reply)
+            replies = perform(self.request)
+            if [type(each) for each in self.request] == [AtOnce] and isinstance(replies[0], Stored):
+                self.replies = replies
+                return
+            self._tell(replies)
             while not self.ended and not isinstance(self.request, tuple | Pause):
                 self._tell(local_reply(self.request))
             if self.ended:
@@ -92,7 +95,6 @@ def at_once(begin: Callable[[], Steps[T]], again: Callable[[], Steps[T]]) -> Gen
     steps = begin()
     reply: Any = None
     durable = False  # something that this worker wrote stands
-    rehearse = True
     while True:
         # Only this may raise StopIteration: what is asked of the store stays outside of the `try`.
         try:
@@ -100,12 +102,8 @@ def at_once(begin: Callable[[], Steps[T]], again: Callable[[], Steps[T]]) -> Gen
         except StopIteration as stop:
             return cast(T, stop.value)
         while isinstance(request, tuple) and _writes(request):
-            conversation = Conversation(steps, request, rehearse=rehearse and not durable)
-            failed = cast("Refused | Unknown | Moved | None", (yield conversation))
-            if isinstance(failed, Moved):  # a worker that crashed before it had written anything
-                steps.close()
-                steps, reply, rehearse = begin(), None, False
-                break
+            conversation = Conversation(steps, request)
+            failed = cast("Refused | Unknown | None", (yield conversation))
             if failed is not None and conversation.begun:
                 return (yield from _ask_again(again, failed, durable=durable))
             if failed is not None:
@@ -114,6 +112,9 @@ def at_once(begin: Callable[[], Steps[T]], again: Callable[[], Steps[T]]) -> Gen
             durable = True
             if conversation.ended:
                 return conversation.result()
+            if conversation.replies is not None:
+                reply = conversation.replies
+                break
             request = conversation.request
         else:
             reply = yield request

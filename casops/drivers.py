@@ -52,7 +52,7 @@ def drive(steps: Generator[Wish, Any, T], store: Store, turn: Callable[[], Known
                 time.sleep(spread(request.seconds))
                 reply = None
             elif isinstance(request, Conversation):
-                reply = cast(ConversingStore, store).converse(request, rehearse=request.rehearse)
+                reply = cast(ConversingStore, store).converse(request)
             elif isinstance(request, Turn):
                 reply = turn()
             else:
@@ -78,7 +78,7 @@ async def adrive(
                 await asyncio.sleep(spread(request.seconds))
                 reply = None
             elif isinstance(request, Conversation):
-                reply = await cast(AsyncConversingStore, store).converse(request, rehearse=request.rehearse)
+                reply = await cast(AsyncConversingStore, store).converse(request)
             elif isinstance(request, Turn):
                 reply = await turn()
             else:

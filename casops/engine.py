@@ -28,11 +28,11 @@ from casops.operations import Operation, result_adapter
 from casops.options import Options
 from casops.outcome import Outcome, Pending, Recovery, Snapshot
 from casops.protocol import forgetting, reading, sweeping
+from casops.protocol.at_once import Foresight
 from casops.protocol.ended import Ended
 from casops.protocol.environment import Environment, StoreFailed, TimeUp
 from casops.protocol.execution import Execution
 from casops.protocol.limits import MAX_FORGOTTEN
-from casops.protocol.looking import Foresight
 from casops.protocol.settling import put_away, settle_documents
 from casops.protocol.sweeping import Declared
 
@@ -79,11 +79,11 @@ class Engine:
         work: OperationWork[R],
         operation_id: str,
         *,
-        look_first: Foresight | None = None,
+        foresight: Foresight | None = None,
         behind: frozenset[Key] = frozenset(),
     ) -> Steps[tuple[Outcome[R], Ended]]:
         execution = Execution(self.environment(), operation_id, work)
-        ended = yield from execution.run(look_first=look_first, behind=behind)
+        ended = yield from execution.run(foresight=foresight, behind=behind)
         return self._outcome(ended, work), ended
 
     def execute_at_once(
@@ -98,7 +98,7 @@ class Engine:
     def _execute_and_settle(
         self, work: OperationWork[R], operation_id: str, foresight: Foresight
     ) -> Steps[tuple[Outcome[R], Ended | None]]:
-        outcome, ended = yield from self.execute(work, operation_id, look_first=foresight)
+        outcome, ended = yield from self.execute(work, operation_id, foresight=foresight)
         unsettled: Ended | None = None
         if not ended.put_away:
             try:

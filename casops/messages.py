@@ -140,7 +140,30 @@ class Scan:
     cursor: str = ""
 
 
-StoreRequest: TypeAlias = Read | Insert | Replace | Remove | Forget | Scan
+@value()
+class AtOnce:
+    """All of these writes or none, if these documents are as they were seen.  -> Stored | Mismatch | Unknown | Refused
+
+    `writes`: inserts, replaces and removals of different documents; Stored tells the CAS that the first of them got.
+    `seen`: the CAS of each document, None where nothing was.  Only for a store that says so, see ConversingStore.
+    Mismatch: a document was seen otherwise, or one of the writes would not have succeeded; nothing was written.
+    """
+
+    writes: tuple[Insert | Replace | Remove, ...]
+    seen: tuple[tuple[Key, int | None], ...]
+
+    @property
+    def key(self) -> Key:
+        """Of the first write."""
+        return self.writes[0].key
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """All documents it concerns."""
+        return tuple(dict.fromkeys([each.key for each in self.writes] + [key for key, _ in self.seen]))
+
+
+StoreRequest: TypeAlias = Read | Insert | Replace | Remove | Forget | Scan | AtOnce
 
 
 # --- replies of a store -----------------------------------------------------------------------

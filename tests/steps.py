@@ -25,6 +25,7 @@ from casops.messages import (
     Version,
 )
 from casops.options import Options
+from casops.protocol.at_once import Foresight
 from casops.protocol.ended import Ended
 from casops.protocol.environment import Environment
 from casops.protocol.execution import Execution
@@ -122,10 +123,19 @@ class World:
         self._workers += 1
         return Environment(self.options, name or f"w{self._workers}")
 
-    def worker(self, operation_id: str, job: Job, name: str | None = None, behind: Iterable[str] = ()) -> Worker[Ended]:
-        """behind: documents that others of its process are at."""
+    def worker(
+        self,
+        operation_id: str,
+        job: Job,
+        name: str | None = None,
+        behind: Iterable[str] = (),
+        *,
+        at_once: bool = False,
+    ) -> Worker[Ended]:
+        """behind: documents that others of its process are at.  at_once: where a store can write several at once."""
         environment = self.environment(name)
-        steps = Execution(environment, operation_id, job).run(behind=frozenset(map(n, behind)))
+        foresight = Foresight(job) if at_once else None
+        steps = Execution(environment, operation_id, job).run(foresight=foresight, behind=frozenset(map(n, behind)))
         return Worker(environment.worker, steps, self.clock)
 
     def run(self, operation_id: str, job: Job) -> Ended:

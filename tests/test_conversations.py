@@ -33,40 +33,42 @@ from casops.drivers import drive
 from casops.messages import (
     INTENTIONS,
     RESULTS,
+    AtOnce,
     Insert,
     Key,
+    Mismatch,
     Pause,
     Read,
     Refused,
+    Replace,
     Reply,
     Scan,
     Steps,
+    Stored,
     StoreRequest,
     Unknown,
     Version,
 )
-from casops.stores import MOVED, Moved, Perform
+from casops.stores import Perform
 from casops.stores.memory import MemoryStore
 from casops.stores.sqlite import AsyncSqliteStore, SqliteStore
 from tests.bank import Account, Open, Receipt, Transfer
-from tests.conftest import QUICK
+from tests.conftest import QUICK, something_is_in_the_way
 from tests.sqlite_failing import Failing
 
 ALICE, BOB = Account.ref("alice"), Account.ref("bob")
 MOVE = Transfer(source="alice", target="bob", amount=30)
-FOR_EVER = 10**9
 SECONDS = 20.0  # until something that must happen is taken to hang
 
 
-@pytest.fixture(params=["held", "rehearsed"])
-def store(tmp_path: Path, request: pytest.FixtureRequest) -> SqliteStore:
-    opened = SqliteStore(tmp_path / "bank.db", busy_timeout=0.2)
-    if request.param == "rehearsed":
-        opened._crowded = FOR_EVER
-        assert not opened._stock.ready()
-        opened.perform([Insert(Key("setup", "1"), "x")])  # which takes CAS values
-        assert opened._stock.ready()
-    return opened
+AT_ONCE = pytest.mark.parametrize("store", ["at once"], indirect=True)
+
+
+@pytest.fixture(params=["at once", "stream log"])
+def store(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> SqliteStore:
+    if request.param == "stream log":
+        monkeypatch.setattr("casops.protocol.execution.at_once", something_is_in_the_way)
+    return SqliteStore(tmp_path / "bank.db", busy_timeout=0.2)
 
 
 @pytest.fixture
@@ -109,11 +111,12 @@ def test_an_operation_is_one_transaction_and_leaves_nothing_to_settle(casops: Ca
     assert balances(casops) == (70, 30)
 
 
+@AT_ONCE
 @pytest.mark.parametrize("few", [0, 2])
 def test_asking_again_writes_nothing_and_looks_at_few_documents(
     casops: CasOps, store: SqliteStore, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("casops.protocol.looking.FEW", few)
+    monkeypatch.setattr("casops.protocol.at_once.FEW", few)
     casops.run(MOVE, operation_id="m")
     statements, reading = traced(store), traced(store, reading=True)
     assert casops.execute(MOVE, operation_id="m").replayed
@@ -139,6 +142,7 @@ def test_an_intention_that_comes_and_goes_never_touches_the_file(casops: CasOps,
     )
 
 
+@AT_ONCE
 def test_the_function_runs_before_anything_is_locked(casops: CasOps, store: SqliteStore) -> None:
     seen: list[bool] = []
 
@@ -156,8 +160,9 @@ def test_the_function_runs_before_anything_is_locked(casops: CasOps, store: Sqli
     assert seen == [False]
 
 
+@AT_ONCE
 def test_it_runs_again_if_its_documents_have_changed_since(casops: CasOps, store: SqliteStore) -> None:
-    seen: list[int] = []
+    seen: list[tuple[int, bool]] = []
 
     class Late(Operation[None], name="Late"):
         """Another one is faster, after this one has looked."""
@@ -166,15 +171,32 @@ def test_it_runs_again_if_its_documents_have_changed_since(casops: CasOps, store
 
         def apply(self, documents: Documents) -> None:
             account = documents[self.account]
-            seen.append(int(account.balance))
+            seen.append((int(account.balance), store._leading))
             if len(seen) == 1:
                 with CasOps(SqliteStore(store._path)) as other:
                     other.run(MOVE, operation_id="faster")
             account.balance += 1
 
     casops.run(Late(account="alice"), operation_id="late")
-    assert seen == [100, 70]
+    assert seen == [(100, False), (70, True)]  # the second time nobody can be faster
     assert balances(casops) == (71, 30)
+
+
+def test_who_has_written_at_once_hears_of_it_when_it_is_durable_and_nothing_is_locked(store: SqliteStore) -> None:
+    def worker() -> Steps[tuple[Reply, int]]:
+        (lost,) = yield (AtOnce((Replace(Key(RESULTS, "none"), 2, "1"),), ()),)
+        assert lost == Mismatch()
+        assert store._leading  # so that nobody comes in between now
+        (reply,) = yield (AtOnce((Insert(Key(RESULTS, "done"), "1"),), ()),)
+        with closing(sqlite3.connect(store._path, isolation_level=None, timeout=0)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            (seen,) = other.execute("SELECT count(*) FROM documents WHERE id = 'done'").fetchone()
+            other.execute("ROLLBACK")
+        return reply, seen
+
+    with closing(store):
+        reply, seen = drive(at_once(worker, worker), store)
+        assert (type(reply), seen) == (Stored, 1)
 
 
 def test_nobody_has_to_wait_for_a_worker_that_waits(casops: CasOps, store: SqliteStore) -> None:
@@ -202,32 +224,6 @@ def test_a_conversation_is_bounded(store: SqliteStore) -> None:
         statements = traced(store)
         assert drive(at_once(talkative, talkative), store) == 3 * MAX_BATCHES - 1
         assert statements.count("BEGIN IMMEDIATE") == 3
-
-
-def test_only_the_first_conversation_may_be_rehearsed() -> None:
-    def worker() -> Steps[str]:
-        yield (Insert(Key(RESULTS, "1"), "1"),)
-        yield Pause(0.0)
-        yield (Insert(Key(RESULTS, "2"), "1"),)
-        return "done"
-
-    memory = MemoryStore()
-    steps = at_once(worker, worker)
-    first = next(steps)
-    assert isinstance(first, Conversation)
-    first(memory.copy().perform)
-    second = steps.send(MOVED)  # it never was
-    assert isinstance(second, Conversation)
-    assert second is not first
-    assert (first.rehearse, second.rehearse) == (True, False)
-    steps = at_once(worker, worker)
-    first = next(steps)
-    assert isinstance(first, Conversation)
-    first(memory.perform)
-    assert isinstance(steps.send(None), Pause)
-    third = steps.send(None)  # from here on nothing is begun anew: something stands
-    assert isinstance(third, Conversation)
-    assert (first.rehearse, third.rehearse) == (True, False)
 
 
 # --- transactions that fail -----------------------------------------------------------------------------
@@ -297,9 +293,7 @@ class Unreliable:
     def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
         return self.memory.perform(batch)
 
-    def converse(
-        self, conversation: Callable[[Perform], None], /, *, rehearse: bool = False
-    ) -> Refused | Unknown | Moved | None:
+    def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None:
         self._which -= 1
         failing = self._which == 0
         if failing and self._how == "not begun":
@@ -340,9 +334,7 @@ class FullFrom(Unreliable):
 
     full = False
 
-    def converse(
-        self, conversation: Callable[[Perform], None], /, *, rehearse: bool = False
-    ) -> Refused | Unknown | Moved | None:
+    def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None:
         before = self.memory.copy()
         failed = super().converse(conversation)
         if failed is not None:
@@ -510,8 +502,8 @@ def _interrupt_after(conversation: Callable[[Perform], None]) -> Callable[[Perfo
     return interrupted
 
 
+@AT_ONCE
 def test_a_function_that_asks_its_store_is_told_off_and_nothing_hangs(casops: CasOps, store: SqliteStore) -> None:
-    store._crowded = 0  # where it is rehearsed nothing is locked
     runs: list[int] = []
 
     class Nested(Operation[None], name="Nested"):

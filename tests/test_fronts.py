@@ -38,7 +38,7 @@ from casops.messages import Body, Exists, Insert, Mismatch, Read, Replace, Reply
 from casops.protocol.execution import Execution
 from casops.stores.memory import AsyncMemoryStore
 from tests.bank import MENDED, Account, Broken, Close, Echo, Open, Overdraw, Receipt, Transfer
-from tests.conftest import QUICK, Bank
+from tests.conftest import QUICK, Bank, something_is_in_the_way
 
 ALICE, BOB = Account.ref("alice"), Account.ref("bob")
 
@@ -398,6 +398,7 @@ async def test_what_cannot_be_settled_is_said_and_left_to_a_sweep(
     bank: Bank, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     casops = await opened(bank)
+    monkeypatch.setattr("casops.protocol.execution.at_once", something_is_in_the_way)  # on a file nothing is left else
 
     def broken(ended: Any) -> Any:
         raise RuntimeError("no")

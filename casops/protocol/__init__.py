@@ -17,6 +17,8 @@ The rules
  8. R(i) gets its time to live last: when no document carries its stage **and** its intention is gone.
     (An intention that outlived its result would be run a second time by a sweeper.)
  9. No rule compares clocks of two machines.  Waiting is about waste, never about safety.
+10. A store that can write several documents at once may have all three points in one write (`at_once.py`): only if
+    there is no R(i), no intention and no stage on any document, and each document is as it was seen.
 
 Why it is enough
 ----------------
@@ -46,7 +48,7 @@ The files
 ---------
 `environment.py`  one call's way to ask, to wait and to give up        `fate.py`       meeting a stage
 `execution.py`    an operation from its declaration to its answer      `settling.py`   what comes after the answer
-`looking.py`      step 0, where reading costs next to nothing          `together.py`    many of them as one
+`at_once.py`      in one write, where a store can do that              `together.py`    many of them as one
 `reading.py`      readers that need not wait                           `sweeping.py`   cancel, pending, recovery
 `forgetting.py`   results that nobody needs any more
 

@@ -9,8 +9,8 @@ Everything else in this file is about losing: a lost race is tried again from a 
 unknown reply is decided like a stranger's attempt (fate.py), another worker's operation is given
 its time and then taken over.
 
-Where reading costs next to nothing (`look_first`) there is a step 0 before them (looking.py).  Where others of this
-process work on the same documents (`behind`), they are waited for between the two, and leave what they have seen.
+Where a store can write several documents at once, all of it is tried in one step before (at_once.py).  Where others of
+this process work on the same documents (`behind`), they are waited for between the two, and leave what they have seen.
 
 Must not be in here: what comes after the answer (settling.py).
 """
@@ -45,12 +45,12 @@ from casops.messages import (
     Version,
 )
 from casops.protocol import work as business
+from casops.protocol.at_once import Foresight, at_once
 from casops.protocol.declaring import Declaration, check_fingerprint, stays_pending
 from casops.protocol.ended import Ended
 from casops.protocol.environment import Environment, Found, StoreFailed, TimeUp, Watch
 from casops.protocol.fate import Standing, Suspect, as_open, decide, record_write, standing_of
 from casops.protocol.limits import MAX_DOCUMENTS
-from casops.protocol.looking import Foresight, look_before
 from casops.protocol.participants import Asker, Document, Moved, resolve, settling, stages_of, staging
 from casops.records import (
     Event,
@@ -89,12 +89,13 @@ class Execution:
         self,
         entry: tuple[Intention, int] | None = None,
         *,
-        look_first: Foresight | None = None,
+        foresight: Foresight | None = None,
         behind: frozenset[Key] = frozenset(),
     ) -> Steps[Ended]:
         """Make it happen exactly once and give its answer.
 
-        `entry`: an intention found by a sweep (and its CAS), to be taken over at once.  `look_first`: see looking.py.
+        `entry`: an intention found by a sweep (and its CAS), to be taken over without patience.
+        `foresight`: the store can write several documents at once, see at_once.py.
         `behind`: documents that others of this process work on, so that it has to wait for its turn.
         Raises OperationMismatch, Expired, Contended, OutcomeUnknown, StoreUnavailable,
         InvariantViolation, UsageError, and whatever the business function raises.
@@ -105,7 +106,7 @@ class Execution:
             call = yield from self.environment.fresh_id()
             self.declaration = Declaration(self.environment, self.id, self.work, call)
             if entry is None:
-                ended = None if look_first is None else (yield from self._look_before(look_first))
+                ended = None if foresight is None else (yield from self._at_once(foresight, call))
                 if ended is None:
                     ended = yield from self._declare(behind)
             else:
@@ -135,11 +136,13 @@ class Execution:
             why = "this id comes from the future: the clock of its maker or of this machine is wrong"
             raise Expired(why, operation_id=self.id)
 
-    def _look_before(self, foresight: Foresight) -> Steps[Ended | None]:
-        """Step 0.  Not None: it has ended already, and nothing was written."""
+    def _at_once(self, foresight: Foresight, call: str) -> Steps[Ended | None]:
+        """Without steps, if nothing is in the way."""
         self.foresight = foresight
-        self._adopt((yield from look_before(self.environment, self.id, self.work, foresight)))
-        return self._ended(self.standing, replayed=True) if self.standing.final else None
+        ended = yield from at_once(self.environment, self.id, self.work, foresight, call)
+        if ended is not None:
+            self._adopt(ended.standing)
+        return ended
 
     # --- step 1, and operations that others have begun --------------------------------------
 

@@ -33,6 +33,8 @@ The requests and replies are in casops.messages.  What a store owes to the proto
     (`Forget`, which names no CAS).  A store may keep many in one shard document: their CAS may then be
     coarser, that is, a `Mismatch` may come although only another intention has changed.
  9. Keys and bodies are text.  What a store cannot take (too long, too large) is `Refused`.
+10. Only a store with `converse` is asked for `AtOnce`, which is all or nothing over several documents: they were as
+    `seen` and became as written at one moment.  `Mismatch` promises that none was or will be written.
 
 casops.testing tests these, and the tests of this package show how a store is put to them.
 
@@ -42,21 +44,12 @@ Must not be in here: knowledge of operations or of the protocol.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from enum import Enum
-from typing import Final, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from casops.messages import Refused, Reply, StoreRequest, Unknown
 
-__all__ = ["MOVED", "AsyncConversingStore", "AsyncStore", "ConversingStore", "Moved", "Perform", "Store"]
+__all__ = ["AsyncConversingStore", "AsyncStore", "ConversingStore", "Perform", "Store"]
 
-
-class Moved(Enum):
-    """A conversation was held on what is not true any more."""
-
-    MOVED = 0
-
-
-MOVED: Final = Moved.MOVED
 
 Perform: TypeAlias = Callable[[Sequence[StoreRequest]], list[Reply]]
 
@@ -79,17 +72,15 @@ class AsyncStore(Protocol):
 
 @runtime_checkable
 class ConversingStore(Store, Protocol):
-    """A store that can carry out a whole conversation as one write."""
+    """A store that can carry out a whole conversation as one write, and writes of several documents `AtOnce`."""
 
-    def converse(
-        self, conversation: Callable[[Perform], None], /, *, rehearse: bool = False
-    ) -> Refused | Unknown | Moved | None:
+    def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None:
         """Call `conversation` once, in any thread, with a `perform` for it to use; then make all of it durable.
 
-        The batches of a conversation see what the ones before it wrote; nobody else does until it is durable (None).
+        The batches of a conversation see what the ones before it wrote; nobody else does until it is durable (None),
+        and nobody else writes meanwhile.
         Refused: nothing was or will be written; the conversation need not have been called.  Unknown: all of it,
-        or nothing.  Moved, if it may be rehearsed: what it was told is not true, nothing was or will be written,
-        and another one is to be held from the beginning, without being rehearsed.
+        or nothing.
         """
         ...
 
@@ -98,6 +89,4 @@ class ConversingStore(Store, Protocol):
 class AsyncConversingStore(AsyncStore, Protocol):
     """A ConversingStore for the async driver."""
 
-    async def converse(
-        self, conversation: Callable[[Perform], None], /, *, rehearse: bool = False
-    ) -> Refused | Unknown | Moved | None: ...
+    async def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None: ...

@@ -25,7 +25,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from casops.errors import StoreUnavailable, UsageError
-from casops.messages import INTENTIONS, Forget, Read, Refused, Reply, Scan, StoreRequest, Unknown
+from casops.messages import INTENTIONS, AtOnce, Forget, Read, Refused, Reply, Scan, StoreRequest, Unknown
 from casops.stores.couchbase_calls import Answer, Call, Calls, answer, send
 from casops.stores.couchbase_clock import ServerClock
 from casops.stores.couchbase_documents import Documents, Steps
@@ -57,6 +57,9 @@ class Plan:
         for index, request in enumerate(batch):
             if self.replies[index] is not None:
                 continue
+            if isinstance(request, AtOnce):
+                # Not an assert statement: python -O must not turn this into silent damage.
+                raise AssertionError("a bug in casops: Couchbase is not asked to write several documents at once")
             if isinstance(request, Scan):
                 self.steps.append((index, intentions.serve(request)))
             elif request.key.collection != INTENTIONS:

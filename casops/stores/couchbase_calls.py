@@ -12,13 +12,13 @@ Must not be in here: requests of the protocol, collections and connections, what
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 from casops.stores.couchbase_places import Place, Settings
 from casops.stores.couchbase_sdk import constants, durability, subdocument
 from casops.stores.couchbase_specs import changes_a_field
+from casops.values import value
 
 __all__ = ["FOREVER", "LOCKED", "SHORT", "Answer", "Call", "Calls", "Lifetime", "answer", "send"]
 
@@ -65,7 +65,7 @@ class Answer(NamedTuple):
     fields: tuple[bytes | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Call:
     """One call of one method of an SDK collection."""
 

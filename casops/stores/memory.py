@@ -17,8 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 
-from casops.messages import INTENTIONS, Entry, Key, Read, Reply, Scan, Stored, StoreRequest, Version
-from casops.stores.rows import CAS_STEP, TOMBSTONES, Change, Row, Write, check, decide, page, see, shown
+from casops.messages import INTENTIONS, AtOnce, Entry, Key, Mismatch, Read, Reply, Scan, Stored, StoreRequest, Version
+from casops.stores.rows import CAS_STEP, TOMBSTONES, Change, Row, Write, as_seen, check, decide, page, see, shown
 
 __all__ = ["AsyncMemoryStore", "MemoryStore"]
 
@@ -55,7 +55,9 @@ class MemoryStore:
             self._now = max(self._now, self._clock())
             if isinstance(request, Scan):
                 return self._scan(request)
-            row = self._rows.get(request.key.collection, {}).get(request.key.id)
+            if isinstance(request, AtOnce):
+                return self._at_once(request)
+            row = self._row(request.key)
             if isinstance(request, Read):
                 return shown(row, self._now)
             return self._write(request, row)
@@ -95,6 +97,23 @@ class MemoryStore:
                 for id, row in rows.items()
             }
         return {key: version for key, version in shows.items() if isinstance(version, Version)}
+
+    def _row(self, key: Key) -> Row | None:
+        return self._rows.get(key.collection, {}).get(key.id)
+
+    def _at_once(self, request: AtOnce) -> Reply:
+        if not all(as_seen(self._row(key), cas, self._now) for key, cas in request.seen):
+            return Mismatch()
+        before = self._floor, {collection: dict(rows) for collection, rows in self._rows.items()}
+        first: Reply | None = None
+        for write in request.writes:
+            reply = self._write(write, self._row(write.key))
+            if not isinstance(reply, Stored):
+                self._floor, self._rows = before
+                return Mismatch()
+            first = first or reply
+        assert first is not None
+        return first
 
     def _write(self, request: Write, row: Row | None) -> Reply:
         # A row that is dead but not yet swept still counts: its CAS must not return either.

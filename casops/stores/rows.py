@@ -23,6 +23,7 @@ from typing import Final, NamedTuple, NoReturn, TypeAlias
 from casops.messages import (
     INTENTIONS,
     RESERVED,
+    AtOnce,
     Body,
     Entry,
     Exists,
@@ -41,7 +42,20 @@ from casops.messages import (
     Version,
 )
 
-__all__ = ["CAS_STEP", "TOMBSTONES", "Change", "Row", "Write", "check", "decide", "page", "passes", "see", "shown"]
+__all__ = [
+    "CAS_STEP",
+    "TOMBSTONES",
+    "Change",
+    "Row",
+    "Write",
+    "as_seen",
+    "check",
+    "decide",
+    "page",
+    "passes",
+    "see",
+    "shown",
+]
 
 CAS_STEP: Final = 2
 
@@ -87,6 +101,8 @@ def check(request: StoreRequest) -> Refused | None:
     """
     if isinstance(request, Scan):
         return _unfit((request.cursor,))
+    if isinstance(request, AtOnce):
+        return next((why for each in request.writes if (why := check(each)) is not None), None)
     key = request.key
     if not key.collection or not key.id:
         return Refused("a document needs a collection and an id")
@@ -139,6 +155,12 @@ def shown(row: Row | None, now: float) -> Version | Missing:
     """The answer to a Read."""
     seen = see(row, now)
     return Missing() if seen is None else Version(seen.cas, seen.body, seen.stage, seen.expires)
+
+
+def as_seen(row: Row | None, cas: int | None, now: float) -> bool:
+    """Does the row show the version with this CAS at `now`?  None: nothing."""
+    seen = see(row, now)
+    return (None if seen is None else seen.cas) == cas
 
 
 def decide(

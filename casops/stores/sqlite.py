@@ -4,9 +4,8 @@ Group commit: callers put their batches into a queue; one of them leads and carr
 queued in one transaction, the others wait for it.  So one fsync serves many callers, and while it is
 under way the next group gathers.  A group that only reads takes no write lock and syncs nothing.
 Batches that only read do not wait for a group: a second connection answers them beside the one that writes.
-A conversation (casops.stores) is a member of a group like a batch; the leader holds it.  Where other processes want the
-lock too, whoever is alone in this process rehearses before it asks for it (casops.stores.sqlite_rehearsal).  With
-others of its process it would gain little: they share the lock and the interpreter, and might move what it has seen.
+A conversation (casops.stores) is a member of a group like a batch; the leader holds it.  It begins with what its worker
+wants written at once, and goes on only if that could not be, so that the lock is held for little more than the writing.
 
 What becomes of an error (all of a group share its fate; replies rest on what the transaction saw):
 
@@ -30,8 +29,7 @@ expire early, and nothing more expires until it is that time again.  A copy of t
 world: its CAS values return, so no worker may have been running.
 
 Must not be in here: rules (casops.stores.rows), SQL (casops.stores.sqlite_documents), the file and its errors
-(casops.stores.sqlite_file), what a caller wants (casops.stores.sqlite_callers), what is rehearsed
-(casops.stores.sqlite_rehearsal).
+(casops.stores.sqlite_file), what a caller wants (casops.stores.sqlite_callers).
 """
 
 from __future__ import annotations
@@ -46,14 +44,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from functools import partial
 from typing import Final
 
 from casops.errors import StoreUnavailable, UsageError
 from casops.messages import Refused, Reply, StoreRequest, Unknown
-from casops.stores import MOVED, Moved, Perform, sqlite_forks
+from casops.stores import Perform, sqlite_forks
 from casops.stores.rows import TOMBSTONES
-from casops.stores.sqlite_callers import INTERRUPTED, BatchCaller, Caller, ConversationCaller, RehearsedCaller
+from casops.stores.sqlite_callers import INTERRUPTED, BatchCaller, Caller, ConversationCaller
 from casops.stores.sqlite_documents import Transaction
 from casops.stores.sqlite_file import (
     busy,
@@ -64,7 +61,6 @@ from casops.stores.sqlite_file import (
     open_file,
     until_free,
 )
-from casops.stores.sqlite_rehearsal import Look, NotRehearsed, Rehearsal, Stock
 
 __all__ = ["BUSY_TIMEOUT", "AsyncSqliteStore", "SqliteStore"]
 
@@ -85,10 +81,6 @@ CHECKPOINT_EVERY: Final = 1000
 # function keeps the store to itself, and that one may be waiting for this very caller.  With the default options both
 # have half of their deadline left to tell what has happened.
 LONGEST_WAIT: Final = 10.0
-
-# Transactions after one that had to wait for another process.  For so long conversations are rehearsed: it costs a
-# tenth more, which is for nothing where nobody else wants the lock.
-CROWDED: Final = 100
 
 # Seconds after which those who wait see for themselves who leads: a leader whom Ctrl-C met in the wrong place could
 # not tell them.
@@ -135,9 +127,6 @@ class SqliteStore:
         self._lock = threading.Lock()
         self._over = threading.Condition(self._lock)  # a group: for close
         self._queue: deque[Caller] = deque()
-        self._stock = Stock()
-        self._conversations = 0  # under way
-        self._crowded = 0  # transactions until it is taken for the only process that writes
         self._leader = 0  # the thread that leads; one word, so that no interruption leaves half of it
         self._closed = False
         self._to_checkpoint = CHECKPOINT_EVERY  # at once: the processes before may have been too short-lived for it
@@ -154,38 +143,12 @@ class SqliteStore:
             self._queue_up(caller)
         return caller.replies()
 
-    def converse(
-        self, conversation: Callable[[Perform], None], /, *, rehearse: bool = False
-    ) -> Refused | Unknown | Moved | None:
+    def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None:
         """See ConversingStore.  Raises as perform does; None: it is durable."""
         self.check_usable()
-        with self._lock:
-            alone = not self._conversations
-            self._conversations += 1
-        try:
-            if rehearse and alone and self._crowded and self._stock.ready():
-                return self._rehearse(conversation)
-            caller = ConversationCaller(conversation)
-            self._queue_up(caller)
-            return caller.outcome()
-        finally:
-            with self._lock:
-                self._conversations -= 1
-
-    def _rehearse(self, conversation: Callable[[Perform], None]) -> Refused | Unknown | Moved | None:
-        """Hold it with nothing locked, then repeat it in a group."""
-        rehearsal = Rehearsal(self._read, self._stock, self._tombstones)
-        bug: AssertionError | None = None
-        try:
-            conversation(rehearsal.perform)
-        except NotRehearsed:
-            return MOVED
-        except AssertionError as error:
-            bug = error
-        caller = RehearsedCaller(rehearsal, bug)
+        caller = ConversationCaller(conversation)
         self._queue_up(caller)
-        failed = caller.outcome()
-        return MOVED if failed is None and caller.moved else failed
+        return caller.outcome()
 
     def close(self) -> None:
         """Wait for those who have asked and close the file.  May be called twice."""
@@ -222,7 +185,7 @@ class SqliteStore:
         if self._closed:
             raise UsageError("this store is closed")
 
-    def _read(self, caller: BatchCaller | Look) -> bool:
+    def _read(self, caller: BatchCaller) -> bool:
         """Answer beside the one that writes.  False: this must be done, or its error told, in a group."""
         with self._reading:
             self._check_open()  # close may have come in between
@@ -344,12 +307,10 @@ class SqliteStore:
                 # The database's time must move on first, or a version could expire, live again and expire again.
                 self._connected().execute("ROLLBACK")
                 transaction, reading = self._transact(group, writing=True), False
-            taken = transaction.finish(self._stock.wanted)
+            transaction.finish()
             committing = not reading
             self._connected(look=committing).execute("COMMIT")
             self._to_checkpoint += transaction.written
-            if taken is not None:
-                self._stock.fill(taken)
             for member in group:
                 member.committed()
         except (sqlite3.Error, StoreUnavailable) as error:
@@ -369,15 +330,11 @@ class SqliteStore:
     def _transact(self, group: list[Caller], *, writing: bool) -> Transaction:
         """All of a group but its COMMIT."""
         connection = self._connected(look=not writing)  # one that writes is looked at before its COMMIT
-        tries = 0
 
         def begin() -> Transaction:
-            nonlocal tries
-            tries += 1
             return Transaction(connection, writing=writing, wall=self._clock(), tombstones=self._tombstones)
 
         transaction = until_free(begin, self._busy_timeout)
-        self._crowded = CROWDED if tries > 1 else max(0, self._crowded - 1)
         for member in group:
             member.carry_out(transaction)
         return transaction
@@ -442,13 +399,10 @@ class AsyncSqliteStore:
         self.store.check_usable()  # here too: after a fork the pool has no threads and would wait for ever
         return await asyncio.get_running_loop().run_in_executor(self._pool, self.store.perform, tuple(batch))
 
-    async def converse(
-        self, conversation: Callable[[Perform], None], /, *, rehearse: bool = False
-    ) -> Refused | Unknown | Moved | None:
+    async def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None:
         """As SqliteStore.converse.  Cancelling does not stop it: its outcome is then unknown."""
         self.store.check_usable()
-        held = partial(self.store.converse, conversation, rehearse=rehearse)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, held)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self.store.converse, conversation)
 
     async def close(self) -> None:
         """Wait for writes under way, cancelled ones too, then close the store."""

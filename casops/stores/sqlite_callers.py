@@ -17,12 +17,11 @@ from casops.messages import Key, Read, Refused, Reply, Scan, StoreRequest, Unkno
 from casops.stores import Perform
 from casops.stores.sqlite_checked import Checked
 from casops.stores.sqlite_documents import Transaction
-from casops.stores.sqlite_rehearsal import Rehearsal
 
-__all__ = ["INTERRUPTED", "BatchCaller", "Caller", "ConversationCaller", "RehearsedCaller"]
+__all__ = ["INTERRUPTED", "BatchCaller", "Caller", "ConversationCaller"]
 
-# Requests a conversation is reckoned to have, before it is known: an operation on two documents, with its settling.
-CONVERSATION: Final = 15
+# Requests a conversation is reckoned to have, before it is known: documents that an operation on a few meets.
+CONVERSATION: Final = 6
 
 INTERRUPTED: Final = Unknown("the thread that wrote for several callers was interrupted")
 
@@ -112,25 +111,7 @@ class ConversationCaller(_Caller):
             self._bug = bug
 
 
-class RehearsedCaller(_Caller):
-    """A conversation that was rehearsed."""
-
-    __slots__ = ("_rehearsal", "_then", "moved", "reads", "size")
-
-    def __init__(self, rehearsal: Rehearsal, bug: AssertionError | None) -> None:
-        super().__init__()
-        self._rehearsal = rehearsal
-        self._then = bug  # after what was rehearsed, which stands as if the worker had crashed here
-        self.moved = False  # it was not true any more, nothing was written
-        self.reads = False
-        self.size = len(rehearsal.told)
-
-    def carry_out(self, transaction: Transaction) -> None:
-        self.moved = not self._rehearsal.repeat(transaction)
-        self._bug = None if self.moved else self._then
-
-
-Caller: TypeAlias = BatchCaller | ConversationCaller | RehearsedCaller
+Caller: TypeAlias = BatchCaller | ConversationCaller
 
 
 def _perform(transaction: Transaction, batch: Sequence[StoreRequest]) -> list[Reply]:

@@ -15,13 +15,27 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, suppress
+from enum import Enum
 from functools import cache
 from itertools import chain
 from typing import Any, Final
 
 from casops.errors import InvariantViolation, StoreUnavailable
-from casops.messages import INTENTIONS, Entry, Key, Read, Refused, Reply, Scan, Stage, Stored, StoreRequest
-from casops.stores.rows import CAS_STEP, MAX_BYTES, Change, Row, Write, decide, page, passes, see, shown
+from casops.messages import (
+    INTENTIONS,
+    AtOnce,
+    Entry,
+    Key,
+    Mismatch,
+    Read,
+    Refused,
+    Reply,
+    Scan,
+    Stage,
+    Stored,
+    StoreRequest,
+)
+from casops.stores.rows import CAS_STEP, MAX_BYTES, Change, Row, Write, as_seen, decide, page, passes, see, shown
 from casops.stores.sqlite_file import SCHEMA
 
 __all__ = ["Transaction"]
@@ -52,6 +66,15 @@ NOT_TAKEN: Final = (sqlite3.DataError, OverflowError, UnicodeError)
 
 # Bytes of UTF-8 for one character, at most.
 BYTES_OF_A_CHARACTER: Final = 4
+
+
+class _NotWaiting(Enum):
+    """A row is in the file as it is to be (None says that there is none in the file)."""
+
+    NOT_WAITING = 0
+
+
+_NOT_WAITING: Final = _NotWaiting.NOT_WAITING
 
 
 class Transaction:
@@ -107,78 +130,79 @@ class Transaction:
         """Find the rows of a batch all together, before its requests are answered one by one."""
         # A key that SQLite does not take has to be met alone, so that only who asks for it is told.
         with suppress(*NOT_TAKEN):
-            self._meet([each.key for each in batch if not isinstance(each, Scan)])
+            self._meet([key for each in batch for key in _keys(each)])
 
     def answer(self, request: StoreRequest) -> Reply:
         """Carry out one checked request, all or nothing.  AssertionError: a bug of the caller, nothing was done."""
         try:
-            return self._list(request) if isinstance(request, Scan) else self._answer(request)
+            if isinstance(request, Scan):
+                return self._list(request)
+            return self._at_once(request) if isinstance(request, AtOnce) else self._answer(request)
         except NOT_TAKEN as error:
             return Refused(f"SQLite does not take this text: {error}")  # that statement did nothing
 
-    def seen(self, keys: Sequence[Key]) -> tuple[dict[Key, Row | None], float]:
-        """The rows of these keys, and what time it would be for one who writes."""
-        self._meet(keys)
-        return {key: self._rows[key] for key in keys}, max(self._wall, self._clock)
-
-    def repeat(self, told: Sequence[tuple[StoreRequest, Reply]]) -> bool:
-        """Carry out these requests if they are answered so, with the CAS values in the replies; else do nothing."""
-        if self._longest is not None:
-            return False  # a row might be written at once, which is not to be taken back
-        keys = dict.fromkeys(request.key for request, _ in told if not isinstance(request, Scan))
-        self._meet(list(keys))
-        before = [(key, self._rows[key], key in self._waiting) for key in keys]
-        changes = self.changes
-        if all(not isinstance(request, Scan) and self._answer(request, reply) == reply for request, reply in told):
-            return True
-        self.changes = changes
-        for key, row, waited in before:
-            self._rows[key] = row
-            if not waited:
-                self._waiting.pop(key, None)
-        return False
-
-    def _answer(self, request: Read | Write, meant: Reply | None = None) -> Reply:
-        """meant: if it is to be Stored, that is the CAS to be given, which is nobody else's."""
+    def _answer(self, request: Read | Write) -> Reply:
         key = request.key
         if key not in self._rows:
             self._find([key])
         row = self._rows[key]
         if isinstance(request, Read):
             return shown(row, self._now)
-        cas = meant.cas if isinstance(meant, Stored) else self._cas + CAS_STEP
+        cas = self._cas + CAS_STEP
         outcome = decide(request, row, now=self._now, cas=cas, tombstones=self._tombstones)
         if not isinstance(outcome, Change):
             return outcome
         self._keep(key, row, outcome.row)
-        if not isinstance(meant, Stored):
-            self._cas = cas
+        self._cas = cas
         self.changes += 1
         return Stored(outcome.cas)
+
+    def _at_once(self, request: AtOnce) -> Reply:
+        self._meet(request.keys)
+        if not all(as_seen(self._rows[key], cas, self._now) for key, cas in request.seen):
+            return Mismatch()
+        before = [(key, self._rows[key], self._waiting.get(key, _NOT_WAITING)) for key in request.keys], self.changes
+        immediate = self._longest is not None  # a row may be written at once
+        if immediate:
+            self._connection.execute("SAVEPOINT at_once")
+        done = False
+        try:
+            replies = [self._answer(write) for write in request.writes]
+            done = all(isinstance(reply, Stored) for reply in replies)
+        finally:
+            if not done:
+                self._undo(*before)
+            if immediate and self._connection.in_transaction:
+                if not done:
+                    self._connection.execute("ROLLBACK TO at_once")
+                self._connection.execute("RELEASE at_once")
+        return replies[0] if done else Mismatch()
+
+    def _undo(self, rows: Sequence[tuple[Key, Row | None, Row | _NotWaiting | None]], changes: int) -> None:
+        self.changes = changes
+        for key, row, in_file in rows:
+            self._rows[key] = row
+            if isinstance(in_file, _NotWaiting):
+                self._waiting.pop(key, None)
+            else:
+                self._waiting[key] = in_file
 
     def _list(self, request: Scan) -> Reply:
         self._write_all()
         with closing(self._intentions(request.cursor)) as found:
             return page(found)
 
-    def finish(self, take: int = 0) -> range | None:
-        """What must be done before COMMIT: the rows, the time that replies rest upon, and the CAS values given.
-
-        take: so many more of these are given, if anything is written; the COMMIT makes them the caller's.
-        """
+    def finish(self) -> None:
+        """What must be done before COMMIT: the rows, the time that replies rest upon, and the CAS values given."""
         self._write_all()
         if not self._writing or not (self.changes or self.time_passed):
-            return None
+            return
         now = int(self._now)
         if self.changes and self._due is not None and self._due <= now:
             # Twice what came in may go: the purge always catches up, and a commit never waits for all of a backlog.
             self._connection.execute(PURGE, (now, now, 2 * self.changes))
-        first = self._cas + CAS_STEP
-        taken = range(first, first + take * CAS_STEP, CAS_STEP)
-        last = self._cas + take * CAS_STEP
-        if last > self._first_cas or now > self._clock:
-            _wrote(1, self._connection.execute(LEDGER, (last, now, self._first_cas, now)))
-        return taken or None
+        if self._cas > self._first_cas or now > self._clock:
+            _wrote(1, self._connection.execute(LEDGER, (self._cas, now, self._first_cas, now)))
 
     def _meet(self, keys: Sequence[Key]) -> None:
         unknown = [key for key in keys if key not in self._rows]
@@ -264,6 +288,12 @@ class Transaction:
                     yield Entry(id, seen.cas, seen.body)
         finally:
             with_ids.close()  # a page may end early; an open statement would hold up COMMIT
+
+
+def _keys(request: StoreRequest) -> Sequence[Key]:
+    if isinstance(request, Scan):
+        return ()
+    return request.keys if isinstance(request, AtOnce) else (request.key,)
 
 
 @cache  # as many as there are numbers of keys

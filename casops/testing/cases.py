@@ -56,6 +56,46 @@ def cases() -> list[Case]:
         ),
         *_with(
             Case(
+                "at once beside the stream log, one operation",
+                {"a": 5},
+                {"i": ONE},
+                [runs(("i", ONE), at_once=True), runs(("i", ONE))],
+            ),
+            (1, 1, 0),
+            (1, 0, 1),
+            (2, 0, 0),
+        ),
+        *_with(
+            Case(
+                "at once beside the stream log, two operations",
+                BOTH,
+                {"i": MOVE, "j": BACK},
+                [runs(("i", MOVE), at_once=True), runs(("j", BACK))],
+            ),
+            (1, 1, 0),
+            (1, 0, 1),
+            (2, 0, 0),
+        ),
+        *_with(
+            Case(
+                "a refusal about two documents, at once, during a transfer at once",
+                BOTH,
+                {"i": MOVE, "j": ALL},
+                [runs(("i", MOVE), at_once=True), runs(("j", ALL), at_once=True)],
+            ),
+            (2, 1, 1),
+        ),
+        *_with(
+            Case(
+                "at once, cancel and a sweep",
+                {"a": 5},
+                {"i": ONE},
+                [runs(("i", ONE), at_once=True), cancels("i"), sweeps()],
+            ),
+            (1, 1, 1),
+        ),
+        *_with(
+            Case(
                 "a reader during a transfer",
                 BOTH,
                 {"i": MOVE},

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from casops.messages import INTENTIONS, RESERVED, RESULTS, Key, Version
+from casops.messages import INTENTIONS, RESERVED, RESULTS, AtOnce, Key, Read, Scan, StoreRequest, Version
 
 # What an operation does to documents, by document name; None: absent.  It changes its argument and
 # gives its answer.
@@ -128,6 +128,40 @@ class Watcher:
             self._check_ended(operation_id, forgotten=record not in self.versions or operation_id in self._returned)
         for operation_id in {key.id} if key.collection == INTENTIONS else concerned:
             self._check_listed(operation_id)
+
+    def saw(self, request: StoreRequest, versions: Versions) -> None:
+        """This request succeeded, and left the store so."""
+        if isinstance(request, AtOnce):
+            self.wrote_at_once({each.key: versions.get(each.key) for each in request.writes})
+        elif not isinstance(request, Read | Scan):
+            self.wrote(request.key, versions.get(request.key))
+
+    def wrote_at_once(self, after: Mapping[Key, Version | None]) -> None:
+        """All of these were written in one moment, and are now so.
+
+        That is for one operation alone, which had not ended and of which nothing was left anywhere.
+        """
+        (operation_id,) = [key.id for key in after if key.collection == RESULTS]
+        if Key(RESULTS, operation_id) in self.versions or operation_id in self.ended:
+            raise Violation(f"{operation_id} was written at once, but was there before")
+        if Key(INTENTIONS, operation_id) in self.versions:
+            raise Violation(f"{operation_id} was written at once, but is declared")
+        for key, version in after.items():
+            owners = stage_in(self.versions.get(key)), stage_in(version)
+            if owners != (None, None):
+                raise Violation(f"{key} was written at once by {operation_id}, over or with a stage: {owners}")
+            if version is None:
+                self.versions.pop(key, None)
+            else:
+                self.versions[key] = version
+        ended = ended_in(self.versions, operation_id)
+        if ended is None or not ended.noticed or not parsed(self._body(operation_id))["settled"]:
+            raise Violation(f"{operation_id} was written at once, but has not ended")
+        self.ended[operation_id] = ended
+
+    def _body(self, operation_id: str) -> str:
+        version = self.versions.get(Key(RESULTS, operation_id))
+        return (version.body if version else None) or ""
 
     def forgotten(self, key: Key) -> None:
         """`key` ceased to be by itself, because its time was over."""

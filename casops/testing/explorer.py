@@ -288,8 +288,7 @@ class Explorer:
             after_number = self._store(after) if isinstance(reply, Stored) else store
             if after_number != store:
                 watcher = Watcher(before.versions())
-                key = self._requests.things[request].key
-                watcher.wrote(key, after.versions().get(key))
+                watcher.saw(self._requests.things[request], after.versions())
             known = self._effects[store, request] = (after_number, self._replies.number(reply, comparable(reply)))
         return known
 

@@ -25,7 +25,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from casops.messages import Insert, Replace, Version
+from casops.messages import AtOnce, Insert, Replace, Version
 
 IGNORED = frozenset({"rounds", "history"})
 ATOMS = (str, int, float, bool, bytes, type(None), Enum, type, FunctionType, BuiltinFunctionType)
@@ -84,6 +84,8 @@ def comparable(thing: Any) -> Hashable:
     if isinstance(thing, Insert | Replace):
         body = without_history(thing.body) if isinstance(thing.body, str) else thing.body
         return type(thing).__name__, thing.key, getattr(thing, "cas", 0), body, thing.stage, thing.ttl
+    if isinstance(thing, AtOnce):
+        return "AtOnce", comparable(thing.writes), thing.seen
     if isinstance(thing, Version):
         return thing.cas, None if thing.body is None else without_history(thing.body), thing.stage, thing.expires
     if isinstance(thing, tuple) and type(thing) is tuple:

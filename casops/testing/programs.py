@@ -19,7 +19,7 @@ from casops.messages import Request
 from casops.operations import Operation
 from casops.options import Options
 from casops.outcome import Outcome
-from casops.protocol.looking import Foresight
+from casops.protocol.at_once import Foresight
 from casops.testing.checkers import Model
 
 
@@ -177,11 +177,11 @@ def engine_for(name: str, options: Options) -> Engine:
 
 
 def runs(
-    *asked: tuple[str, Operation[Any]], settles: bool = True, looks_first: bool = False, queues: bool = False
+    *asked: tuple[str, Operation[Any]], settles: bool = True, at_once: bool = False, queues: bool = False
 ) -> MakeProgram:
     """Asks for operations one after the other, settling each.
 
-    looks_first: with a step 0.  queues: as one of many in its process, who has to wait for its turn.
+    at_once: in one step, where it can.  queues: as one of many in its process, who has to wait for its turn.
     """
 
     def program(engine: Engine) -> Program:
@@ -190,13 +190,13 @@ def runs(
             try:
                 work = engine.work(operation, operation_id)
                 behind = frozenset(work.declared if queues else ())
-                foresight = Foresight(work) if looks_first else None
-                outcome, ended = yield from engine.execute(work, operation_id, look_first=foresight, behind=behind)
+                foresight = Foresight(work) if at_once else None
+                outcome, ended = yield from engine.execute(work, operation_id, foresight=foresight, behind=behind)
             except CasOpsError as error:
                 yield Hears(operation_id, ["error", type(error).__name__])
                 continue
             yield Hears(operation_id, answer_of(outcome))
-            if settles:
+            if settles and not ended.put_away:
                 yield from engine.settle(ended)
 
     return program

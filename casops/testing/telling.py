@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from casops.messages import Forget, Insert, Read, Replace, Reply, Scan, Stored, StoreRequest, Version
+from casops.messages import AtOnce, Forget, Insert, Read, Replace, Reply, Scan, Stored, StoreRequest, Version
 
 
 def tell_request(request: StoreRequest) -> str:
     """A request in a few words."""
     if isinstance(request, Scan):
         return "scan intentions"
+    if isinstance(request, AtOnce):
+        seen = ", ".join(f"{key.collection.removeprefix('_casops.')}/{key.id} at {cas}" for key, cas in request.seen)
+        return f"at once [{'; '.join(tell_request(each) for each in request.writes)}] if {seen}"
     key = f"{request.key.collection.removeprefix('_casops.')}/{request.key.id}"
     if isinstance(request, Read):
         return f"read {key}"

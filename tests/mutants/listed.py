@@ -223,4 +223,25 @@ MUTANTS = [
         "        if len(looked_at) < 2:",
         listed=False,
     ),
+    Mutant(
+        "at once over a stage",
+        "protocol/at_once.py",
+        "        if any(isinstance(each, Version) and each.stage is not None for each in documents.values()):",
+        "        if False:",
+        listed=False,
+    ),
+    Mutant(
+        "at once, whatever became of what was only read",
+        "protocol/at_once.py",
+        "AtOnce(writes, (not_declared, *seen.items()))",
+        "AtOnce(writes, (not_declared,))",
+        listed=False,
+    ),
+    Mutant(
+        "at once what is declared",
+        "protocol/at_once.py",
+        "AtOnce(writes, (not_declared, *seen.items()))",
+        "AtOnce(writes, tuple(seen.items()))",
+        listed=False,
+    ),
 ]
