@@ -10,7 +10,7 @@ batch by batch, as a retry with the same id would.
 
 A conversation begins with the first batch that writes.  Mostly that is an operation as a whole (`AtOnce`,
 casops.protocol.at_once), and there is nothing more to say; if it could not be written, the worker looks again while
-nobody else writes, so that the second time it can.
+nobody else writes, so that what it comes to then can be written.
 
 Must not be in here: rules of the protocol, transactions.
 """
@@ -104,7 +104,7 @@ def at_once(begin: Callable[[], Steps[T]], again: Callable[[], Steps[T]]) -> Gen
         while isinstance(request, tuple) and _writes(request):
             conversation = Conversation(steps, request)
             failed = cast("Refused | Unknown | None", (yield conversation))
-            if failed is not None and conversation.begun:
+            if failed is not None and (conversation.begun or isinstance(failed, Unknown)):
                 return (yield from _ask_again(again, failed, durable=durable))
             if failed is not None:
                 reply = [failed] * len(request)

@@ -1,14 +1,15 @@
 """Everything the protocol ever yields, and everything it is ever told.
 
 The protocol's generators yield a `Request`; whoever drives them (the sync driver, the async
-driver, the simulator) carries it out and sends the reply back in.  There are four requests:
+driver, the simulator) carries it out and sends the reply back in.  There are five requests:
 
     Batch of store requests   carried out together, in any order, not atomically  -> list of replies
     ReadClock                 what time is it here?                               -> Clock
     Pause                     wait                                                -> None
     FreshId                   a text nobody ever got before                       -> str
+    Turn                      wait for others of this process                     -> what they know
 
-A store request names exactly one document by its `Key`.  Each has its own reply; one part of a
+A store request names exactly one document by its `Key`, but for `AtOnce`.  Each has its own reply; one part of a
 batch may succeed while another fails.  Answers a store is expected to give (missing, exists, CAS
 mismatch, *unknown*) are replies and never exceptions, so no rule of the protocol can be skipped by
 an exception that somebody forgot to catch.

@@ -472,14 +472,16 @@ def test_what_a_function_raises_is_for_its_own_caller(
     assert account.balance == 4
 
 
-def test_an_interrupted_leader_leaves_the_others_their_answers(patient: tuple[CasOps, SqliteStore]) -> None:
+@pytest.mark.parametrize("which", [0, -1])
+def test_an_interrupted_leader_leaves_the_others_their_answers(patient: tuple[CasOps, SqliteStore], which: int) -> None:
+    """which: of the group, before or after all others have been carried out."""
     casops, store = patient
     take, interrupted = store._carry_out, threading.Event()
 
     def carry_out(group: Any) -> None:
         if len(group) > 1 and not interrupted.is_set():
             interrupted.set()
-            group[-1]._hold = _interrupt_after(group[-1]._hold)
+            group[which]._hold = _interrupt_after(group[which]._hold)
         take(group)
 
     store._carry_out = carry_out  # type: ignore[method-assign]

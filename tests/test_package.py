@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import casops
-from casops import CasOpsError, Declined, Options, Ref, UsageError, errors, new_operation_id
+from casops import CasOpsError, Declined, Options, Ref, UsageError, errors, local, new_operation_id
 from casops.ids import time_of
 from tests.bank import Account
 
@@ -134,3 +134,13 @@ def test_every_file_says_what_it_is_for_and_what_must_not_be_in_it(path: Path) -
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
     assert "Must not be in" in text
     assert path.read_text().count("\n") <= 500
+
+
+@pytest.mark.parametrize(("platform", "name"), [("linux", "CLOCK_BOOTTIME"), ("darwin", "CLOCK_MONOTONIC")])
+def test_the_clock_of_a_call_goes_on_while_the_machine_sleeps(
+    platform: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, name, 7, raising=False)
+    monkeypatch.setattr(time, "clock_gettime", lambda which: 42.0 if which == 7 else 0.0)
+    assert local._clock(platform)() == 42.0
+    assert local._clock("elsewhere") is time.monotonic

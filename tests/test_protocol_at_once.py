@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from casops import OperationMismatch, OutcomeUnknown, StoreUnavailable, UsageError
+from casops import Expired, OperationMismatch, OutcomeUnknown, StoreUnavailable, UsageError
 from casops.messages import AtOnce, Insert, Key, Read, Refused, Remove, Replace, Stored, Unknown, Version
 from casops.protocol.at_once import FEW, TRIES
 from casops.protocol.ended import Ended
@@ -144,7 +144,7 @@ def test_if_a_document_has_moved_nothing_is_written_and_it_looks_again(name: str
     at_once(world, "j", add(name, 10)).finish(world.store)
     worker.step(world.store)
     assert world.record("i") is None
-    assert keys(worker) == [result_key("i"), n("a"), n("b")]
+    assert keys(worker) == [result_key("i"), n("a"), n("b"), intention_key("i")]
     assert worker.finish(world.store).record.result == 21
     assert world.body("a") == (16 if name == "a" else 6)
 
@@ -228,6 +228,55 @@ def test_what_another_worker_has_declared_is_not_written_at_once() -> None:
     assert taken.taken_over
     assert first.finish(world.store).record.result == 3
     world.settle(taken)
+    assert (world.body("a"), world.body("b")) == (3, 2)
+
+
+def test_that_it_is_declared_is_found_out_by_the_first_write_that_fails() -> None:
+    world = World(a=5, b=0)
+    world.worker("i", move("a", "b", 2)).step(world.store)  # declared
+    worker = at_once(world, "i", move("a", "b", 2))
+    sent = 0
+    while worker.batch is not None:
+        sent += any(isinstance(each, AtOnce) for each in worker.batch)
+        worker.step(world.store)
+    assert (sent, worker.error) == (1, None)
+
+
+def test_who_was_too_late_drops_the_stages_that_nobody_knows_of() -> None:
+    world = World(a=5, b=0)
+    late = world.worker("i", move("a", "b", 2))
+    assert late.batch is not None
+    read = world.store.perform([each for each in late.batch if isinstance(each, Read)])
+    at_once(world, "i", move("a", "b", 2)).finish(world.store)
+    late.answer([Unknown("no reply"), *read])  # of the intention: it is declared again
+    late.step(world.store)
+    moved = [None if isinstance(each, Insert) else "now" for each in late.batch or ()]
+    assert proposes(late), moved
+    assert late.batch is not None
+    versions = {name: world.version(n(name)) for name in ("a", "b")}
+    current = [
+        Replace(each.key, version.cas, each.body, each.stage)
+        if isinstance(each, Replace) and (version := versions.get(each.key.id)) is not None
+        else each
+        for each in late.batch
+    ]
+    late.answer(world.store.perform(current))  # as if it had read the documents after all was over
+    assert (world.stage("a") is None, world.stage("b") is None) == (False, False)
+    ended = late.finish(world.store)
+    assert ended.replayed
+    world.settle(ended)
+    assert (world.stage("a"), world.stage("b"), world.intention("i")) == (None, None, None)
+    assert (world.body("a"), world.body("b")) == (3, 2)
+
+
+def test_whoever_slept_until_the_result_was_forgotten_does_not_do_it_again() -> None:
+    world = World(a=5, b=0)
+    asleep = about_to_write(world, "i", move("a", "b", 2))
+    at_once(world, "i", move("a", "b", 2)).finish(world.store)
+    world.clock.advance(OPTIONS.retention + 1)
+    assert world.record("i") is None
+    with pytest.raises(Expired):
+        asleep.finish(world.store)
     assert (world.body("a"), world.body("b")) == (3, 2)
 
 

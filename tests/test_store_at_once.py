@@ -15,6 +15,7 @@ import pytest
 from casops.messages import (
     RESULTS,
     AtOnce,
+    Body,
     Exists,
     Insert,
     Key,
@@ -115,6 +116,13 @@ def test_a_bug_is_raised_and_nothing_is_written(bench: Bench) -> None:
     assert bench.ask(Read(RECORD)) == Missing()
 
 
+def test_a_bug_that_shows_only_when_it_is_carried_out_leaves_nothing(bench: Bench) -> None:
+    doc = bench.stored(Insert(DOC, "1"))
+    with pytest.raises(AssertionError, match="no staged body"):
+        bench.ask(AtOnce((Insert(RECORD, "r"), Replace(DOC, doc, Body.STAGED)), ()))
+    assert bench.ask(Read(RECORD)) == Missing()
+
+
 def test_the_rest_of_a_batch_does_not_mind(bench: Bench) -> None:
     doc = bench.stored(Insert(DOC, "1"))
     lost = AtOnce((Insert(RECORD, "r"), Replace(DOC, doc + 1000, "2")), ())
@@ -133,7 +141,7 @@ def test_couchbase_is_not_asked(couchbase_bench: Bench) -> None:
 
 
 def transaction(
-    folder: Path, requests: Sequence[StoreRequest], *, limit: int | None = None
+    folder: Path, requests: Sequence[StoreRequest], *, limit: int | None = None, commit: bool = True
 ) -> tuple[list[object], int]:
     """Replies to these requests in one transaction, and how many rows it wrote."""
     with closing(sqlite3.connect(folder / "store.db", isolation_level=None)) as connection:
@@ -142,7 +150,7 @@ def transaction(
         begun = Transaction(connection, writing=True, wall=START, tombstones=10)
         replies: list[object] = [begun.answer(request) for request in requests]
         begun.finish()
-        connection.execute("COMMIT")
+        connection.execute("COMMIT" if commit else "ROLLBACK")
         return replies, begun.written
 
 
@@ -165,6 +173,31 @@ def test_what_is_not_written_leaves_the_transaction_as_it_was(tmp_path: Path, li
             assert written == 3
         found = store.perform([Read(DOC), Read(RECORD), Read(OTHER)])
         assert [each.body for each in found if isinstance(each, Version)] == ["2", "y", long]
+
+
+def test_what_was_acknowledged_before_is_kept_though_its_row_was_written_for_nothing(tmp_path: Path) -> None:
+    with closing(SqliteStore(tmp_path / "store.db", clock=lambda: START)) as store:
+        (first,) = store.perform([Insert(DOC, "1")])
+        assert isinstance(first, Stored)
+        acknowledged = Replace(DOC, first.cas, "2")
+        seen, _ = transaction(tmp_path, [acknowledged, Read(DOC)], limit=100_000, commit=False)
+        assert isinstance(seen[1], Version)
+        over = Replace(DOC, seen[1].cas, "x" * 50_000)  # so long that it is written as it comes
+        lost = AtOnce((Insert(RECORD, "r"), over, Remove(NOBODY, 2)), ())
+        replies, _ = transaction(tmp_path, [acknowledged, lost], limit=100_000)
+        assert [type(reply) for reply in replies] == [Stored, Mismatch]
+        assert store.perform([Read(DOC), Read(RECORD)]) == [Version(seen[1].cas, "2"), Missing()]
+
+
+def test_a_transaction_in_which_all_came_to_nothing_writes_nothing(tmp_path: Path) -> None:
+    with closing(SqliteStore(tmp_path / "store.db", clock=lambda: START)) as store:
+        (first,) = store.perform([Insert(DOC, "1")])
+        assert isinstance(first, Stored)
+        lost = AtOnce((Insert(RECORD, "r"), Replace(DOC, first.cas, "2"), Remove(NOBODY, 2)), ())
+        replies, written = transaction(tmp_path, [lost])
+        assert ([type(reply) for reply in replies], written) == ([Mismatch], 0)
+        with closing(sqlite3.connect(tmp_path / "store.db")) as file:
+            assert file.execute("SELECT cas FROM meta").fetchone() == (first.cas,)
 
 
 def test_what_sqlite_does_not_take_refuses_all_of_it(tmp_path: Path) -> None:

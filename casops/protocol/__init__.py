@@ -36,7 +36,7 @@ States of R(i)
     (none)                                 not proposed yet, or forgotten after the retention
     open         none, open, proposed      void marker: no proposal stands, the next needs CAS
     proposed     none, open, a dead one    attempt `a` is committed once all have landed
-    committed    proposed                  final; result is in it
+    committed    proposed, none (rule 10)  final; result is in it
     declined     none, open, a dead one    final; refusal is in it
     cancelled    none, open                final
     ============ ========================= ==================================================

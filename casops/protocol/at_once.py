@@ -14,8 +14,10 @@ raised) takes the stream log (execution.py).  The two may work on the same docum
                    that was there before        that comes after
     a stage        is met, so the log is taken  finds another CAS on what was written; on what was only read, it is
                                                 of an operation that comes after this one
-    R(i)           is met, so the log is taken  finds this one, which is final, and is answered by it
-    an intention   stops the write              its worker meets R(i), as any retry of what has ended does
+    R(i)           answers, if it is final;     finds this one, which is final, and is answered by it
+                   else the log is taken
+    an intention   stops the write, so the log  its worker meets R(i), as any retry of what has ended does
+                   is taken
 
 Must not be in here: stages, deciding, settling.
 """
@@ -52,13 +54,13 @@ __all__ = ["Foresight", "at_once"]
 # than another batch.
 FEW: Final = 4
 
-# Writes of one call.  The second is sent with the store held, where it has a way to do so, and cannot fail; who loses
-# three times without takes the stream log, which queues and waits.
+# Writes of one call.  From the second on the store is held, where it has a way to do so, and nobody comes in between;
+# who loses three times without takes the stream log, which queues and waits.
 TRIES: Final = 3
 
 
 class Foresight:
-    """What came of the business function when it ran last, for all workers of one call."""
+    """What came of the business function when it ran last, for whoever asks again in the same call."""
 
     def __init__(self, work: business.Work) -> None:
         self._work = work
@@ -76,17 +78,18 @@ def at_once(
 ) -> Steps[Ended | None]:
     """None: it takes the stream log.  `call`: a name that nobody had before.
 
-    Raises OperationMismatch, OutcomeUnknown, InvariantViolation, StoreFailed, TimeUp.
+    Raises OutcomeUnknown, InvariantViolation, StoreFailed, TimeUp.  Whether R(i) is of this operation is not looked at.
     """
-    record_key, not_declared = result_key(operation_id), (intention_key(operation_id), None)
+    record_key, declared = result_key(operation_id), intention_key(operation_id)
     began = environment.event("declared")
     few = work.declared if len(work.declared) <= FEW else ()
-    for _ in range(TRIES):
-        documents = yield from environment.read([record_key, *few])
-        standing = standing_of(documents.pop(record_key), operation_id)
+    for number in range(TRIES):
+        # That it is declared is seldom, and stops the write anyway: it is only looked at if something did.
+        documents = yield from environment.read([record_key, *few, *([declared] if number else [])])
+        standing, intention = standing_of(documents.pop(record_key), operation_id), documents.pop(declared, None)
         if standing.final:
             return Ended(operation_id, standing, replayed=True)
-        if standing.record is not None:
+        if standing.record is not None or isinstance(intention, Version):
             return None
         evaluation = yield from _evaluate(environment, work, foresight, documents)
         if not isinstance(evaluation, business.Success | business.Refused):
@@ -97,7 +100,7 @@ def at_once(
         record = _record(environment, work, began, seen, evaluation, f"{call}.0")
         inserted = Insert(record_key, encode(record), ttl=ttl_seconds(environment.options.retention))
         writes = (inserted, *_writes(documents, evaluation))
-        (reply,) = yield from environment.perform(AtOnce(writes, (not_declared, *seen.items())))
+        (reply,) = yield from environment.perform(AtOnce(writes, ((declared, None), *seen.items())))
         if isinstance(reply, Stored):
             return Ended(operation_id, Standing(record, reply.cas), replayed=False)
         if isinstance(reply, Unknown):

@@ -51,7 +51,8 @@ def settle_documents(environment: Environment, ended: Ended) -> Steps[tuple[Stan
     if ended.record.state == "proposed":
         standing = yield from _notice(environment, ended)
     record, known = standing.record, dict[Key, Version]()
-    if record is not None and record.final and not record.settled:
+    # What another worker has settled: that one did not know of void stages of ours.
+    if record is not None and record.final and (ended.staged or not record.settled):
         known = yield from _settle_documents(environment, ended, record)
     return standing, known
 

@@ -105,15 +105,14 @@ class MemoryStore:
         if not all(as_seen(self._row(key), cas, self._now) for key, cas in request.seen):
             return Mismatch()
         before = self._floor, {collection: dict(rows) for collection, rows in self._rows.items()}
-        first: Reply | None = None
-        for write in request.writes:
-            reply = self._write(write, self._row(write.key))
-            if not isinstance(reply, Stored):
+        done = False
+        try:
+            replies = [self._write(write, self._row(write.key)) for write in request.writes]
+            done = all(isinstance(reply, Stored) for reply in replies)
+        finally:
+            if not done:
                 self._floor, self._rows = before
-                return Mismatch()
-            first = first or reply
-        assert first is not None
-        return first
+        return replies[0] if done else Mismatch()
 
     def _write(self, request: Write, row: Row | None) -> Reply:
         # A row that is dead but not yet swept still counts: its CAS must not return either.

@@ -139,7 +139,7 @@ class Watcher:
     def wrote_at_once(self, after: Mapping[Key, Version | None]) -> None:
         """All of these were written in one moment, and are now so.
 
-        That is for one operation alone, which had not ended and of which nothing was left anywhere.
+        That is for one operation alone, which had not ended and was not declared, on documents without a stage.
         """
         (operation_id,) = [key.id for key in after if key.collection == RESULTS]
         if Key(RESULTS, operation_id) in self.versions or operation_id in self.ended:

@@ -233,14 +233,14 @@ MUTANTS = [
     Mutant(
         "at once, whatever became of what was only read",
         "protocol/at_once.py",
-        "AtOnce(writes, (not_declared, *seen.items()))",
-        "AtOnce(writes, (not_declared,))",
+        "AtOnce(writes, ((declared, None), *seen.items()))",
+        "AtOnce(writes, ((declared, None),))",
         listed=False,
     ),
     Mutant(
         "at once what is declared",
         "protocol/at_once.py",
-        "AtOnce(writes, (not_declared, *seen.items()))",
+        "AtOnce(writes, ((declared, None), *seen.items()))",
         "AtOnce(writes, tuple(seen.items()))",
         listed=False,
     ),
