@@ -79,7 +79,8 @@ MUTANTS = [
         """    if ended.record.state == "proposed":
         standing = yield from _notice(environment, ended)
     record, known = standing.record, dict[Key, Version]()
-    if record is not None and record.final and not record.settled:""",
+    # What another worker has settled: that one did not know of void stages of ours.
+    if record is not None and record.final and (ended.staged or not record.settled):""",
         """    record, known = standing.record, dict[Key, Version]()
     if record is not None and record.state != "open" and not record.settled:""",
     ),
