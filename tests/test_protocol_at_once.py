@@ -269,11 +269,15 @@ def test_who_was_too_late_drops_the_stages_that_nobody_knows_of() -> None:
     assert (world.body("a"), world.body("b")) == (3, 2)
 
 
-def test_whoever_slept_until_the_result_was_forgotten_does_not_do_it_again() -> None:
+@pytest.mark.parametrize("how", ["it sleeps", "the clock for people jumps"])
+def test_whoever_slept_until_the_result_was_forgotten_does_not_do_it_again(how: str) -> None:
     world = World(a=5, b=0)
     asleep = about_to_write(world, "i", move("a", "b", 2))
     at_once(world, "i", move("a", "b", 2)).finish(world.store)
-    world.clock.advance(OPTIONS.retention + 1)
+    if how == "it sleeps":
+        world.clock.advance(OPTIONS.retention + 1)
+    else:
+        world.clock.start += OPTIONS.retention + 1
     assert world.record("i") is None
     with pytest.raises(Expired):
         asleep.finish(world.store)

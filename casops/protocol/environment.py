@@ -51,6 +51,7 @@ class Environment:
         self.options = options
         self.worker = worker
         self.started = 0.0  # monotonic seconds
+        self.started_wall = 0.0
         self.now = Clock(0.0, 0.0)
         self.rounds = 0
         self._wait = 0.0  # seconds of the last wait for a silent store
@@ -58,16 +59,25 @@ class Environment:
 
     def begin(self) -> Steps[None]:
         self.now = cast(Clock, (yield ReadClock()))
-        self.started = self.now.monotonic
+        self.started, self.started_wall = self.now.monotonic, self.now.wall
 
     def tick(self) -> Steps[float]:
         """Look at the clock.  Gives monotonic seconds.  Raises TimeUp past the deadline."""
         self.now = cast(Clock, (yield ReadClock()))
         self.rounds += 1
         # A clock that stands still (a test's, a broken one) must not make a loop endless.
-        if self.now.monotonic - self.started >= self.options.deadline or self.rounds > MAX_ROUNDS:
+        late = self.now.monotonic - self.started >= self.options.deadline or self.outlived()
+        if late or self.rounds > MAX_ROUNDS:
             raise TimeUp
         return self.now.monotonic
+
+    def outlived(self) -> bool:
+        """May what was there when this call began be forgotten by now?
+
+        By either clock of this machine: a file forgets by the one for people, which may jump.
+        """
+        passed = max(self.now.monotonic - self.started, self.now.wall - self.started_wall)
+        return 0 < self.options.retention / 2 < passed
 
     def pause(self, seconds: float) -> Steps[float]:
         """Wait, then look at the clock.  Never waits past the deadline."""

@@ -117,8 +117,7 @@ class Execution:
                 ended = yield from self._attempt()
             return ended
         except TimeUp:
-            retention = self.options.retention
-            if retention and self.environment.now.monotonic - self.environment.started > retention / 2:
+            if self.environment.outlived():
                 why = "this call slept for so long that the result may be forgotten: it must not be asked again"
                 raise Expired(why, operation_id=self.id) from None
             raise self._unanswered(f"no certain answer within {self.options.deadline:g} s") from None
