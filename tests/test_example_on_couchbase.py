@@ -14,7 +14,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from casops import AsyncCasOps, Options
+import pytest
+
+from casops import AsyncCasOps, Options, StoreUnavailable
+from casops.stores.memory import MemoryStore
+from casops.testing import soaking
 from casops.testing.couchbase_server import CouchbaseProcess
 from casops.testing.couchbase_server.face import Kind
 from casops.testing.soaking import soak
@@ -78,6 +82,25 @@ def test_a_short_soak_on_a_cluster_that_misbehaves() -> None:
         tally = soak(minutes=0.2, store=url, seed=5, workers=3, say=lambda line: None)
     assert tally.violations == []
     assert tally.rounds > 0
+
+
+def test_a_worker_of_a_soak_opens_its_store_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by the soak above: a durable write was ambiguous as often as opening tries it."""
+    store = MemoryStore()
+    answers: list[Exception | MemoryStore] = [StoreUnavailable("doubt"), StoreUnavailable("doubt"), store]
+
+    def opening(_: str) -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(soaking, "open_store", opening)
+    assert soaking._opened("couchbase://…") is store
+    answers += [StoreUnavailable("away")] * soaking.OPENINGS
+    with pytest.raises(StoreUnavailable):
+        soaking._opened("couchbase://…")
+    assert answers == []
 
 
 MISBEHAVIOUR: dict[Kind, float] = {

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from casops.errors import CasOpsError
+from casops.errors import CasOpsError, StoreUnavailable
 from casops.front import CasOps
 from casops.operations import Operation
 from casops.options import Options
@@ -51,6 +51,10 @@ HANGING = 120.0
 
 # Rounds on one file: the file stays small enough to be looked at when something is wrong.
 ROUNDS_OF_A_FILE = 200
+
+# Tries of a worker to open its store: a soak opens it some hundred times, and on a cluster that misbehaves on purpose
+# one of them is doubtful as often as opening itself tries.
+OPENINGS = 5
 
 
 @dataclass
@@ -95,7 +99,7 @@ def operations_of(seed: int, number: int) -> dict[str, Operation[Any]]:
 def work(store: str, seed: int, name: str, history: str) -> int:
     """A worker process: it is told the numbers of rounds on its standard input and says when it is through."""
     # One write for each line, so that what is written survives SIGKILL.
-    opened = open_store(store)
+    opened = _opened(store)
     # Every other worker can be killed between its batches also where the store could have them as one transaction.
     front = CasOps(
         BatchByBatch(opened) if int(name[1:]) % 2 else opened, options=OPTIONS, operations=OPERATIONS, worker=name
@@ -120,6 +124,14 @@ def work(store: str, seed: int, name: str, history: str) -> int:
             sys.stdout.write(f"{number}\n")
             sys.stdout.flush()
     return 0
+
+
+def _opened(store: str) -> Store:
+    """A cluster that misbehaves may do so while it is looked at, too; a program would be started again."""
+    for _ in range(OPENINGS - 1):
+        with suppress(StoreUnavailable):
+            return open_store(store)
+    return open_store(store)
 
 
 class BatchByBatch:
