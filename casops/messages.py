@@ -158,11 +158,6 @@ class AtOnce:
         """Of the first write."""
         return self.writes[0].key
 
-    @property
-    def keys(self) -> tuple[Key, ...]:
-        """All documents it concerns."""
-        return tuple(dict.fromkeys([each.key for each in self.writes] + [key for key, _ in self.seen]))
-
 
 StoreRequest: TypeAlias = Read | Insert | Replace | Remove | Forget | Scan | AtOnce
 

@@ -136,7 +136,7 @@ class Execution:
             raise Expired(why, operation_id=self.id)
 
     def _at_once(self, foresight: Foresight, call: str) -> Steps[Ended | None]:
-        """Without steps, if nothing is in the way."""
+        """In one write.  None: something is in the way."""
         self.foresight = foresight
         ended = yield from at_once(self.environment, self.id, self.work, foresight, call)
         if ended is not None:

@@ -158,10 +158,11 @@ class Transaction:
         return Stored(outcome.cas)
 
     def _at_once(self, request: AtOnce) -> Reply:
-        self._meet(request.keys)
+        keys = _keys(request)
+        self._meet(keys)
         if not all(as_seen(self._rows[key], cas, self._now) for key, cas in request.seen):
             return Mismatch()
-        before = [(key, self._rows[key], self._waiting.get(key, _NOT_WAITING)) for key in request.keys], self.changes
+        before = [(key, self._rows[key], self._waiting.get(key, _NOT_WAITING)) for key in keys], self.changes
         immediate = self._longest is not None  # a row may be written at once
         if immediate:
             self._connection.execute("SAVEPOINT at_once")
@@ -293,7 +294,9 @@ class Transaction:
 def _keys(request: StoreRequest) -> Sequence[Key]:
     if isinstance(request, Scan):
         return ()
-    return request.keys if isinstance(request, AtOnce) else (request.key,)
+    if isinstance(request, AtOnce):
+        return list(dict.fromkeys([each.key for each in request.writes] + [key for key, _ in request.seen]))
+    return (request.key,)
 
 
 @cache  # as many as there are numbers of keys
