@@ -16,6 +16,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from casops.callers import AsyncCallers
 from casops.documents import D, Ref
 from casops.drivers import adrive
 from casops.engine import Engine
@@ -46,7 +47,8 @@ class AsyncCasOps:
     ) -> None:
         self._engine = Engine(options or Options(), operations, worker or worker_name())
         self._store = store
-        self._converses = isinstance(store, AsyncConversingStore)  # has one writer at a time: no turns are needed
+        # One that converses has one writer at a time: no turns are needed.
+        self._callers = AsyncCallers(store) if isinstance(store, AsyncConversingStore) else None
         self._turns = Turns()
         self._settler = AsyncSettler(self._engine, store)
         self._closed = False
@@ -79,8 +81,8 @@ class AsyncCasOps:
         """See CasOps.execute."""
         self._check_open()
         work = self._engine.work(operation, operation_id)
-        if self._converses:
-            outcome, unsettled = await adrive(self._engine.execute_at_once(work, operation_id), self._store)
+        if self._callers is not None:
+            outcome, unsettled = await self._callers.run(self._engine.execute_at_once(work, operation_id))
             if unsettled is not None:
                 await self._settler.add(unsettled)
             return outcome

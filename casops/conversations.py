@@ -25,8 +25,9 @@ from casops.errors import OutcomeUnknown, StoreUnavailable
 from casops.local import local_reply
 from casops.messages import AtOnce, Batch, Pause, Read, Refused, Reply, Request, Scan, Steps, Stored, Unknown
 from casops.stores import Perform
+from casops.values import value
 
-__all__ = ["Conversation", "at_once"]
+__all__ = ["Conversation", "Conversations", "Wish", "at_once"]
 
 T = TypeVar("T")
 
@@ -66,7 +67,11 @@ class Conversation(Generic[T]):
         for _ in range(MAX_BATCHES):
             if not isinstance(self.request, tuple):
                 return
-            replies = perform(self.request)
+            try:
+                replies = perform(self.request)
+            except AssertionError as bug:  # of this worker alone: as if it had crashed here
+                self.ended, self._error = True, bug
+                return
             if [type(each) for each in self.request] == [AtOnce] and isinstance(replies[0], Stored):
                 self.replies = replies
                 return
@@ -87,7 +92,14 @@ class Conversation(Generic[T]):
             self.ended, self._error = True, error
 
 
-Wish: TypeAlias = Request | Conversation[Any]
+@value()
+class Conversations:
+    """Of several workers, to go in one transaction, one after the other.  Told an outcome for each."""
+
+    all: tuple[Conversation[Any], ...]
+
+
+Wish: TypeAlias = Request | Conversation[Any] | Conversations
 
 
 def at_once(begin: Callable[[], Steps[T]], again: Callable[[], Steps[T]]) -> Generator[Wish, Any, T]:

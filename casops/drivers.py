@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeVar, cast
 
-from casops.conversations import Conversation, Wish
+from casops.conversations import Conversation, Conversations, Wish
 from casops.local import local_reply, spread
 from casops.messages import Pause, Turn
 from casops.stores import AsyncConversingStore, AsyncStore, ConversingStore, Store
@@ -52,7 +52,9 @@ def drive(steps: Generator[Wish, Any, T], store: Store, turn: Callable[[], Known
                 time.sleep(spread(request.seconds))
                 reply = None
             elif isinstance(request, Conversation):
-                reply = cast(ConversingStore, store).converse(request)
+                (reply,) = cast(ConversingStore, store).converse((request,))
+            elif isinstance(request, Conversations):
+                reply = cast(ConversingStore, store).converse(request.all)
             elif isinstance(request, Turn):
                 reply = turn()
             else:
@@ -78,7 +80,9 @@ async def adrive(
                 await asyncio.sleep(spread(request.seconds))
                 reply = None
             elif isinstance(request, Conversation):
-                reply = await cast(AsyncConversingStore, store).converse(request)
+                (reply,) = await cast(AsyncConversingStore, store).converse((request,))
+            elif isinstance(request, Conversations):
+                reply = await cast(AsyncConversingStore, store).converse(request.all)
             elif isinstance(request, Turn):
                 reply = await turn()
             else:

@@ -16,6 +16,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias, TypeVar
 
+from casops.callers import Callers
 from casops.documents import D, Ref
 from casops.drivers import drive
 from casops.engine import Engine, describe
@@ -69,7 +70,8 @@ class CasOps:
     ) -> None:
         self._engine = Engine(options or Options(), operations, worker or worker_name())
         self._store = store
-        self._converses = isinstance(store, ConversingStore)  # has one writer at a time: no turns are needed
+        # One that converses has one writer at a time: no turns are needed.
+        self._callers = Callers(store) if isinstance(store, ConversingStore) else None
         self._turns = Turns()
         self._turns_lock = threading.Lock()
         self._settler = Settler(self._engine, store)
@@ -113,8 +115,8 @@ class CasOps:
         """
         self._check_open()
         work = self._engine.work(operation, operation_id)
-        if self._converses:
-            outcome, unsettled = drive(self._engine.execute_at_once(work, operation_id), self._store)
+        if self._callers is not None:
+            outcome, unsettled = self._callers.run(self._engine.execute_at_once(work, operation_id))
             if unsettled is not None:
                 self._settler.add(unsettled)
             return outcome

@@ -58,7 +58,8 @@ class Operation(_Arguments, Generic[R]):
         """The business: change the documents and return the result, or raise Declined.
 
         Ordinary synchronous code.  It may run several times before it counts, and its documents may be of
-        different moments in a run that does not count; so it must not act on anything but them.
+        different moments in a run that does not count; so it must not act on anything but them.  It runs in the
+        context (contextvars) of who asked, but not always in that thread.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define apply")
 

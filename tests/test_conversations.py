@@ -49,7 +49,7 @@ from casops.messages import (
     Unknown,
     Version,
 )
-from casops.stores import Perform
+from casops.stores import Perform, TalkTo
 from casops.stores.memory import MemoryStore
 from casops.stores.sqlite import AsyncSqliteStore, SqliteStore
 from tests.bank import Account, Open, Receipt, Transfer
@@ -293,7 +293,10 @@ class Unreliable:
     def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
         return self.memory.perform(batch)
 
-    def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None:
+    def converse(self, conversations: Sequence[TalkTo], /) -> list[Refused | Unknown | None]:
+        return [self._converse(each) for each in conversations]
+
+    def _converse(self, conversation: TalkTo) -> Refused | Unknown | None:
         self._which -= 1
         failing = self._which == 0
         if failing and self._how == "not begun":
@@ -334,9 +337,9 @@ class FullFrom(Unreliable):
 
     full = False
 
-    def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None:
+    def _converse(self, conversation: TalkTo) -> Refused | Unknown | None:
         before = self.memory.copy()
-        failed = super().converse(conversation)
+        failed = super()._converse(conversation)
         if failed is not None:
             self.full, self.memory._rows = True, before._rows
         return failed
@@ -485,7 +488,8 @@ def test_an_interrupted_leader_leaves_the_others_their_answers(patient: tuple[Ca
         take(group)
 
     store._carry_out = carry_out  # type: ignore[method-assign]
-    calls = [partial(casops.run, Pay(account=f"a{number}"), operation_id=f"p{number}") for number in range(5)]
+    fronts = [CasOps(store, options=QUICK) for _ in range(5)]  # of one they would be carried out by a thread of ours
+    calls = [partial(front.run, Pay(account=f"a{each}"), operation_id=f"p{each}") for each, front in enumerate(fronts)]
     outcomes = at_the_same_time(calls, store)
     assert interrupted.is_set()
     assert sorted(type(each).__name__ for each in outcomes) == ["KeyboardInterrupt"] + ["NoneType"] * 4
@@ -554,7 +558,7 @@ def test_a_bug_of_a_worker_is_its_own(store: SqliteStore) -> None:
         with pytest.raises(AssertionError, match="record without a body"):
             drive(at_once(buggy, buggy), store)
         assert isinstance(store.perform([Read(Key(RESULTS, "1"))])[0], Version)  # as if it had crashed after it
-        assert store.converse(Conversation(iter_nothing(), ())) is None
+        assert store.converse([Conversation(iter_nothing(), ())]) == [None]
 
 
 def iter_nothing() -> Steps[None]:

@@ -209,7 +209,7 @@ def test_a_large_batch_is_written_whole(store: SqliteStore) -> None:
         for number, (key, each) in enumerate(zip(MANY, stored, strict=True))
     ]
     replies: list[Reply] = []
-    assert store.converse(lambda perform: replies.extend(perform(changed))) is None
+    assert store.converse([lambda perform: replies.extend(perform(changed))]) == [None]
     assert all(isinstance(each, Stored) for each in replies)
     found = store.perform([Read(key) for key in (*MANY, MANY[0], Key("many", "nobody"))])
     assert [each.body for each in found if isinstance(each, Version)] == [*map(str, range(len(MANY))), "0"]
@@ -244,7 +244,7 @@ def test_a_file_that_is_moved_in_a_transaction_gets_nothing_of_it(store: SqliteS
         assert isinstance(perform([Insert(MANY[0], "1")])[0], Stored)
         path.rename(away)
 
-    refused = store.converse(conversation)
+    (refused,) = store.converse([conversation])
     assert isinstance(refused, Refused)
     assert "moved, removed or replaced" in refused.why
     away.rename(path)

@@ -318,7 +318,7 @@ def test_who_is_waited_for_by_the_one_he_waits_for_is_refused(path: Path, monkey
             perform([Insert(Key("a", "1"), "x")])
             replies.extend(pool.submit(store.perform, [Insert(DOC, "1")]).result(30))
 
-        assert store.converse(conversation) is None
+        assert store.converse([conversation]) == [None]
         (refused,) = replies
         assert isinstance(refused, Refused)
         assert "busy" in refused.why
@@ -684,7 +684,7 @@ def test_closing_serves_those_who_have_asked(path: Path) -> None:
         assert going_on.wait(30)
 
     with ThreadPoolExecutor(3) as pool:
-        leading = pool.submit(store.converse, conversation)
+        leading = pool.submit(store.converse, [conversation])
         assert asked.wait(30)
         late = pool.submit(store.perform, [Insert(DOC, "1")])
         eventually(lambda: store._queue)
@@ -693,7 +693,7 @@ def test_closing_serves_those_who_have_asked(path: Path) -> None:
         with pytest.raises(UsageError, match="closed"):
             store.perform([Read(DOC)])
         going_on.set()
-        assert leading.result(30) is None
+        assert leading.result(30) == [None]
         assert isinstance(late.result(30)[0], Stored)
         closed.result(30)
     assert store._connection is None
@@ -713,7 +713,7 @@ def test_closing_does_not_wait_for_one_who_is_gone(path: Path, monkeypatch: pyte
 def test_a_business_function_cannot_close_the_store_it_works_on(path: Path) -> None:
     with closing(SqliteStore(path)) as store:
         with pytest.raises(UsageError, match="must not ask"):
-            store.converse(lambda _: store.close())
+            store.converse([lambda _: store.close()])
         stored(store, Insert(DOC, "1"))
 
 

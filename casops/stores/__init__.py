@@ -48,10 +48,11 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from casops.messages import Refused, Reply, StoreRequest, Unknown
 
-__all__ = ["AsyncConversingStore", "AsyncStore", "ConversingStore", "Perform", "Store"]
+__all__ = ["AsyncConversingStore", "AsyncStore", "ConversingStore", "Perform", "Store", "TalkTo"]
 
 
 Perform: TypeAlias = Callable[[Sequence[StoreRequest]], list[Reply]]
+TalkTo: TypeAlias = Callable[[Perform], None]
 
 
 class Store(Protocol):
@@ -74,13 +75,13 @@ class AsyncStore(Protocol):
 class ConversingStore(Store, Protocol):
     """A store that can carry out a whole conversation as one write, and writes of several documents `AtOnce`."""
 
-    def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None:
-        """Call `conversation` once, in any thread, with a `perform` for it to use; then make all of it durable.
+    def converse(self, conversations: Sequence[TalkTo], /) -> list[Refused | Unknown | None]:
+        """Call each once, in any thread, with a `perform` for it to use; then make all of them durable.
 
-        The batches of a conversation see what the ones before it wrote; nobody else does until it is durable (None),
-        and nobody else writes meanwhile.
-        Refused: nothing was or will be written; the conversation need not have been called.  Unknown: all of it,
-        or nothing.
+        Batches see what those before wrote, of this conversation and of others in its transaction; nobody else does
+        until it is durable (None), and nobody else writes meanwhile.
+        An outcome for each.  Refused: nothing of it was or will be written; it need not have been called.  Unknown: all
+        of it, or nothing.
         """
         ...
 
@@ -89,4 +90,4 @@ class ConversingStore(Store, Protocol):
 class AsyncConversingStore(AsyncStore, Protocol):
     """A ConversingStore for the async driver."""
 
-    async def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None: ...
+    async def converse(self, conversations: Sequence[TalkTo], /) -> list[Refused | Unknown | None]: ...

@@ -48,7 +48,7 @@ from typing import Final
 
 from casops.errors import StoreUnavailable, UsageError
 from casops.messages import Refused, Reply, StoreRequest, Unknown
-from casops.stores import Perform, sqlite_forks
+from casops.stores import TalkTo, sqlite_forks
 from casops.stores.rows import TOMBSTONES
 from casops.stores.sqlite_callers import INTERRUPTED, BatchCaller, Caller, ConversationCaller
 from casops.stores.sqlite_documents import Transaction
@@ -143,12 +143,12 @@ class SqliteStore:
             self._queue_up(caller)
         return caller.replies()
 
-    def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None:
-        """See ConversingStore.  Raises as perform does; None: it is durable."""
+    def converse(self, conversations: Sequence[TalkTo], /) -> list[Refused | Unknown | None]:
+        """See ConversingStore.  Raises as perform does."""
         self.check_usable()
-        caller = ConversationCaller(conversation)
-        self._queue_up(caller)
-        return caller.outcome()
+        callers = [ConversationCaller(each) for each in conversations]
+        self._queue_up(*callers)
+        return [caller.outcome() for caller in callers]
 
     def close(self) -> None:
         """Wait for those who have asked and close the file.  May be called twice."""
@@ -218,17 +218,19 @@ class SqliteStore:
             with suppress(sqlite3.Error):
                 reader.close()
 
-    def _queue_up(self, caller: Caller) -> None:
+    def _queue_up(self, *callers: Caller) -> None:
+        """Wait until these, who are one thread's, are done."""
         until = self._wait_until()
         try:
             with self._lock:
                 self._check_open()  # close may have come in between
-                self._queue.append(caller)
-            while not caller.done:
-                if self._may_lead(caller, until):
-                    self._lead()
+                self._queue.extend(callers)
+            for caller in callers:
+                while not caller.done:
+                    if self._may_lead(caller, until):
+                        self._lead()
         except BaseException:
-            self._leave(caller)
+            self._leave(callers)
             raise
 
     def _wait_until(self) -> float:
@@ -267,13 +269,14 @@ class SqliteStore:
             self._leader = 0  # before anything that waits and can be interrupted
             self._answer(group)
 
-    def _leave(self, caller: Caller) -> None:
+    def _leave(self, callers: Sequence[Caller]) -> None:
         """Go, interrupted, and leave nothing behind that others would wait for."""
         if self._leader == threading.get_ident():
             self._leader = 0
         with self._lock:
-            with suppress(ValueError):
-                self._queue.remove(caller)
+            for caller in callers:
+                with suppress(ValueError):
+                    self._queue.remove(caller)
             self._wake_next()
 
     def _take_group(self) -> list[Caller]:
@@ -399,10 +402,10 @@ class AsyncSqliteStore:
         self.store.check_usable()  # here too: after a fork the pool has no threads and would wait for ever
         return await asyncio.get_running_loop().run_in_executor(self._pool, self.store.perform, tuple(batch))
 
-    async def converse(self, conversation: Callable[[Perform], None], /) -> Refused | Unknown | None:
+    async def converse(self, conversations: Sequence[TalkTo], /) -> list[Refused | Unknown | None]:
         """As SqliteStore.converse.  Cancelling does not stop it: its outcome is then unknown."""
         self.store.check_usable()
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self.store.converse, conversation)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self.store.converse, tuple(conversations))
 
     async def close(self) -> None:
         """Wait for writes under way, cancelled ones too, then close the store."""

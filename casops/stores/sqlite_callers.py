@@ -9,12 +9,12 @@ Must not be in here: the queue, connections, errors of transactions.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Final, TypeAlias
 
 from casops.messages import Key, Read, Refused, Reply, Scan, StoreRequest, Unknown
-from casops.stores import Perform
+from casops.stores import TalkTo
 from casops.stores.sqlite_checked import Checked
 from casops.stores.sqlite_documents import Transaction
 
@@ -98,7 +98,7 @@ class ConversationCaller(_Caller):
 
     __slots__ = ("_hold", "reads", "size")
 
-    def __init__(self, conversation: Callable[[Perform], None]) -> None:
+    def __init__(self, conversation: TalkTo) -> None:
         super().__init__()
         self._hold = conversation
         self.reads = False
