@@ -28,7 +28,8 @@ __all__ = ["MOST", "Errand", "combined"]
 
 T = TypeVar("T")
 
-# Errands that go together: about what goes into one transaction (casops.stores.sqlite, GROUP_REQUESTS).
+# Errands that go together.  Some 15 ms of work in one transaction, so that other processes get at the file in between;
+# beyond it the sync is already shared by many.
 MOST: Final = 50
 
 

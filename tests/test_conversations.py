@@ -49,7 +49,7 @@ from casops.messages import (
     Unknown,
     Version,
 )
-from casops.stores import Perform, TalkTo
+from casops.stores import TalkTo
 from casops.stores.memory import MemoryStore
 from casops.stores.sqlite import AsyncSqliteStore, SqliteStore
 from tests.bank import Account, Open, Receipt, Transfer
@@ -154,7 +154,7 @@ def test_the_function_runs_before_anything_is_locked(casops: CasOps, store: Sqli
             with closing(sqlite3.connect(store._path, isolation_level=None, timeout=0)) as other:
                 other.execute("BEGIN IMMEDIATE")
                 other.execute("ROLLBACK")
-            seen.append(store._leading)
+            seen.append(store._writing.taken)
 
     casops.run(Watching(account="alice"), operation_id="w")
     assert seen == [False]
@@ -171,7 +171,7 @@ def test_it_runs_again_if_its_documents_have_changed_since(casops: CasOps, store
 
         def apply(self, documents: Documents) -> None:
             account = documents[self.account]
-            seen.append((int(account.balance), store._leading))
+            seen.append((int(account.balance), store._writing.taken))
             if len(seen) == 1:
                 with CasOps(SqliteStore(store._path)) as other:
                     other.run(MOVE, operation_id="faster")
@@ -186,7 +186,7 @@ def test_who_has_written_at_once_hears_of_it_when_it_is_durable_and_nothing_is_l
     def worker() -> Steps[tuple[Reply, int]]:
         (lost,) = yield (AtOnce((Replace(Key(RESULTS, "none"), 2, "1"),), ()),)
         assert lost == Mismatch()
-        assert store._leading  # so that nobody comes in between now
+        assert store._writing.taken  # so that nobody comes in between now
         (reply,) = yield (AtOnce((Insert(Key(RESULTS, "done"), "1"),), ()),)
         with closing(sqlite3.connect(store._path, isolation_level=None, timeout=0)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -386,8 +386,8 @@ class Telling(Operation[str], name="Telling"):
         return f"{trail.get()} {Decimal(1) / Decimal(3)}"
 
 
-def at_the_same_time(calls: Sequence[Callable[[], Any]], store: SqliteStore) -> list[Any]:
-    """All calls meet in one group: the file is locked until all of them stand in line."""
+def at_the_same_time(calls: Sequence[Callable[[], Any]], casops: CasOps, store: SqliteStore) -> list[Any]:
+    """One of the calls goes alone, all others in one transaction: the file is locked until all of them are there."""
     outcomes: list[Any] = [None] * len(calls)
 
     def run(number: int) -> None:
@@ -403,7 +403,7 @@ def at_the_same_time(calls: Sequence[Callable[[], Any]], store: SqliteStore) -> 
             thread.start()
         gathered = threading.Event()
         for _ in range(int(SECONDS / 0.001)):
-            if store._leading and len(store._queue) == len(calls) - 1:
+            if casops._callers is not None and len(casops._callers._calls) == len(calls) - 1:
                 break
             gathered.wait(0.001)
         other.execute("ROLLBACK")
@@ -414,7 +414,8 @@ def at_the_same_time(calls: Sequence[Callable[[], Any]], store: SqliteStore) -> 
 
 
 @pytest.fixture
-def patient(tmp_path: Path) -> Iterator[tuple[CasOps, SqliteStore]]:
+def patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[CasOps, SqliteStore]]:
+    monkeypatch.setattr("casops.callers.PATIENCE", 3 * SECONDS)
     store = SqliteStore(tmp_path / "patient.db", busy_timeout=SECONDS)
     with CasOps(store, options=QUICK) as opened:
         for number in range(6):
@@ -432,7 +433,7 @@ def test_each_runs_in_the_context_of_its_caller(patient: tuple[CasOps, SqliteSto
             # All want the same account, so that all but the first run again where the group is written.
             return casops.run(Telling(account="a0"), operation_id=f"t{number}")
 
-    answers = at_the_same_time([partial(ask, number) for number in range(5)], store)
+    answers = at_the_same_time([partial(ask, number) for number in range(5)], casops, store)
     assert answers == [f"caller {number} 0.{'3' * (3 + number)}" for number in range(5)]
     account = casops.read(Account.ref("a0"))
     assert account is not None
@@ -467,45 +468,12 @@ def test_what_a_function_raises_is_for_its_own_caller(
     ]
     # It looked ahead at an account with nothing on it; some or all of the payments come before it in the group.
     calls.append(lambda: casops.run(Raising(account="a0", what=what), operation_id="r"))
-    *paid, last = at_the_same_time(calls, store)
+    *paid, last = at_the_same_time(calls, casops, store)
     assert paid == [None] * 4
     assert last is None or isinstance(last, raised)
     account = casops.read(Account.ref("a0"))
     assert account is not None
     assert account.balance == 4
-
-
-@pytest.mark.parametrize("which", [0, -1])
-def test_an_interrupted_leader_leaves_the_others_their_answers(patient: tuple[CasOps, SqliteStore], which: int) -> None:
-    """which: of the group, before or after all others have been carried out."""
-    casops, store = patient
-    take, interrupted = store._carry_out, threading.Event()
-
-    def carry_out(group: Any) -> None:
-        if len(group) > 1 and not interrupted.is_set():
-            interrupted.set()
-            group[which]._hold = _interrupt_after(group[which]._hold)
-        take(group)
-
-    store._carry_out = carry_out  # type: ignore[method-assign]
-    fronts = [CasOps(store, options=QUICK) for _ in range(5)]  # of one they would be carried out by a thread of ours
-    calls = [partial(front.run, Pay(account=f"a{each}"), operation_id=f"p{each}") for each, front in enumerate(fronts)]
-    outcomes = at_the_same_time(calls, store)
-    assert interrupted.is_set()
-    assert sorted(type(each).__name__ for each in outcomes) == ["KeyboardInterrupt"] + ["NoneType"] * 4
-    for number in range(5):
-        casops.run(Pay(account=f"a{number}"), operation_id=f"p{number}")
-        account = casops.read(Account.ref(f"a{number}"))
-        assert account is not None
-        assert account.balance == 1
-
-
-def _interrupt_after(conversation: Callable[[Perform], None]) -> Callable[[Perform], None]:
-    def interrupted(perform: Perform) -> None:
-        conversation(perform)
-        raise KeyboardInterrupt
-
-    return interrupted
 
 
 @AT_ONCE

@@ -1,26 +1,29 @@
-"""Callers of a SqliteStore who wait for each other, and batches that are too much for one statement.
+"""Threads at a SqliteStore that wait for each other, and batches that are too much for one statement.
 
 Whoever waits must be woken, not find out by looking: here nobody looks for so long that a test would fail first.
 
-Must not be in here: what a group writes and what an error of it means (tests/test_sqlite_store.py).
+Must not be in here: what a transaction writes and what an error of it means (tests/test_sqlite_store.py).
 """
 
 from __future__ import annotations
 
+import linecache
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from casops.messages import Insert, Key, Missing, Read, Refused, Replace, Reply, Stored, StoreRequest, Version
 from casops.stores.sqlite import SqliteStore
-from casops.stores.sqlite_callers import BatchCaller
 from casops.stores.sqlite_documents import TOGETHER
+from casops.stores.sqlite_file import connect
 from tests.sqlite_failing import Failing
 
 SECONDS = 20.0  # until something that must happen is taken to hang
@@ -44,7 +47,7 @@ def other(store: SqliteStore) -> Iterator[sqlite3.Connection]:
 
 @pytest.fixture
 def nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("casops.stores.sqlite.LOOK_AGAIN", 3 * SECONDS)
+    monkeypatch.setattr("casops.stores.one_at_a_time.LOOK_AGAIN", 3 * SECONDS)
 
 
 def eventually(happened: Callable[[], object]) -> None:
@@ -76,113 +79,154 @@ class Asking:
             self._outcome = error
 
 
-def ask_behind_a_leader(store: SqliteStore, method: str, *, before: bool) -> tuple[Any, list[Any]]:
-    """The outcomes of a leader interrupted in this method, and of those who stand behind it in the queue by then."""
-    meant, leading, queued = getattr(store, method), threading.Event(), threading.Event()
-
-    def interrupted(*arguments: Any, **named: Any) -> Any:
-        setattr(store, method, meant)
-        result = None if before else meant(*arguments, **named)
-        leading.set()
-        assert queued.wait(SECONDS)
-        raise KeyboardInterrupt(result)
-
-    setattr(store, method, interrupted)
-    first = Asking(store, [Insert(Key("first", "1"), "x")])
-    assert leading.wait(SECONDS)
-    others = [Asking(store, [Insert(Key("others", str(number)), "x")]) for number in range(OTHERS)]
-    eventually(lambda: len(store._queue) >= OTHERS)
-    queued.set()
-    return first.outcome(), [each.outcome() for each in others]
+# --- one at a time ------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("nobody_looks")
 @pytest.mark.parametrize(
     ("method", "before"),
-    [("_may_lead", False), ("_carry_out", True), ("_carry_out", False), ("_transact", False)],
+    [("_carry_out", True), ("_carry_out", False), ("_transact", False), ("_disconnect", True)],
 )
-def test_who_waits_is_woken_when_the_leader_is_interrupted(store: SqliteStore, method: str, before: bool) -> None:
-    first, others = ask_behind_a_leader(store, method, before=before)
-    assert isinstance(first, KeyboardInterrupt)
-    for outcome in others:
-        assert isinstance(outcome, list)
-        assert isinstance(outcome[0], Stored)
+def test_who_waits_is_woken_when_the_one_at_work_is_interrupted(store: SqliteStore, method: str, before: bool) -> None:
+    meant, working, waiting = getattr(store, method), threading.Event(), threading.Event()
+
+    def interrupted(*arguments: Any, **named: Any) -> Any:
+        setattr(store, method, meant)
+        result = None if before else meant(*arguments, **named)
+        working.set()
+        assert waiting.wait(SECONDS)
+        raise KeyboardInterrupt(result)
+
+    if method == "_disconnect":  # after an error
+        seeded: Any = Failing(store._connection, sqlite3.SQLITE_FULL, after=0)
+        store._connection = seeded
+    setattr(store, method, interrupted)
+    first = Asking(store, [Insert(Key("first", "1"), "x")])
+    assert working.wait(SECONDS)
+    others = [Asking(store, [Insert(Key("others", str(number)), "x")]) for number in range(OTHERS)]
+    eventually(lambda: len(store._writing._free._waiters) == OTHERS)  # type: ignore[attr-defined]
+    waiting.set()
+    assert isinstance(first.outcome(), KeyboardInterrupt)
+    for each in others:
+        assert isinstance(each.outcome()[0], Stored)
 
 
-@pytest.mark.usefixtures("nobody_looks")
-def test_who_waits_is_woken_when_the_one_who_is_to_lead_goes_away(
-    store: SqliteStore, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    meant, gone = BatchCaller.wait, threading.Event()
+def test_an_interruption_while_it_is_left_is_made_good(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave, left = store._writing.leave, threading.Event()
 
-    def wait(caller: BatchCaller, seconds: float) -> None:
-        meant(caller, seconds)
-        if not gone.is_set():  # only one was told that nobody leads any more
-            gone.set()
+    def interrupted() -> None:
+        if not left.is_set():
+            left.set()
             raise KeyboardInterrupt
+        leave()
 
-    monkeypatch.setattr(BatchCaller, "wait", wait)
-    monkeypatch.setattr("casops.stores.sqlite.GROUP_REQUESTS", 1)
-    other.execute("BEGIN IMMEDIATE")
-    leader = Asking(store, [Insert(Key("first", "1"), "x")])
-    eventually(lambda: store._leading)
-    behind: list[Asking] = []
-    for number in range(OTHERS):
-        behind.append(Asking(store, [Insert(Key("others", str(number)), "x")]))
-        eventually(lambda: len(store._queue) == len(behind))
-    other.execute("ROLLBACK")
-    assert isinstance(leader.outcome()[0], Stored)
-    lost, *served = [each.outcome() for each in behind]
-    assert isinstance(lost, KeyboardInterrupt)
-    for outcome in served:
-        assert isinstance(outcome[0], Stored)
+    monkeypatch.setattr(store._writing, "leave", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.perform([Insert(Key("first", "1"), "x")])
+    assert not store._writing.taken
+    assert isinstance(Asking(store, [Insert(Key("others", "1"), "x")]).outcome()[0], Stored)
 
 
-@pytest.mark.usefixtures("nobody_looks")
-def test_an_interruption_while_an_error_is_told_promises_nothing(
+def test_whom_nobody_woke_looks_for_himself(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("casops.stores.one_at_a_time.LOOK_AGAIN", 0.01)
+    assert store._writing.take(0)
+    other = Asking(store, [Insert(Key("others", "1"), "x")])
+    eventually(lambda: store._writing._free._waiters)  # type: ignore[attr-defined]
+    store._writing._holder = 0  # and then it was interrupted
+    assert isinstance(other.outcome()[0], Stored)
+
+
+def test_an_interruption_while_an_error_is_told_leaves_the_file_free(
     store: SqliteStore, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def explain(*_: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("casops.stores.sqlite.explain", explain)
-    other.execute("BEGIN IMMEDIATE")
-    asked = [Asking(store, [Insert(Key("first", "1"), "x")])]
-    eventually(lambda: store._leading)
-    asked += [Asking(store, [Insert(Key("others", str(number)), "x")]) for number in range(OTHERS)]
-    eventually(lambda: len(store._queue) >= OTHERS)
-    seeded: Any = Failing(store._connection, sqlite3.SQLITE_FULL, after=1)  # no room for the second
+    seeded: Any = Failing(store._connection, sqlite3.SQLITE_FULL, after=0)
     store._connection = seeded
+    with monkeypatch.context() as patched:
+        patched.setattr("casops.stores.sqlite.explain", explain)
+        with pytest.raises(KeyboardInterrupt):
+            store.perform([Insert(Key("first", "1"), "x")])
+    other.execute("BEGIN IMMEDIATE")
     other.execute("ROLLBACK")
-    outcomes = [each.outcome() for each in asked]
-    kinds = sorted(type(each if isinstance(each, KeyboardInterrupt) else each[0]).__name__ for each in outcomes)
-    assert kinds == ["KeyboardInterrupt", "Stored", "Unknown", "Unknown"]
-    other.execute("BEGIN IMMEDIATE")  # nor is the file locked
-    (written,) = other.execute("SELECT count(*) FROM documents WHERE collection IN ('first', 'others')").fetchone()
-    other.execute("ROLLBACK")
-    assert written == kinds.count("Stored")
+    assert isinstance(store.perform([Insert(Key("first", "1"), "x")])[0], Stored)
 
 
-@pytest.mark.usefixtures("nobody_looks")
-def test_closing_is_woken_when_everybody_was_served(tmp_path: Path) -> None:
-    store, closed = SqliteStore(tmp_path / "bank.db"), threading.Event()
-    with closing(sqlite3.connect(store._path, isolation_level=None, timeout=0)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        asked = [Asking(store, [Insert(Key("first", "1"), "x")])]
-        eventually(lambda: store._leading)
-        asked += [Asking(store, [Insert(Key("others", str(number)), "x")]) for number in range(OTHERS)]
-        eventually(lambda: len(store._queue) >= OTHERS)
+class AtLine:
+    """Ctrl-C in this thread, before a chosen one of the lines that it runs in some files.
 
-        def close() -> None:
-            store.close()
-            closed.set()
+    Not where a `with` is left: a tracer comes between the body and `__exit__` there, where Python lets no signal in.
+    """
 
-        threading.Thread(target=close, daemon=True).start()
-        eventually(lambda: store._closed)
+    def __init__(self, which: int, *files: str) -> None:
+        self._left, self._files = which, files
+
+    def __call__(self, frame: FrameType, event: str, _argument: object) -> Any:
+        if not frame.f_code.co_filename.endswith(self._files):
+            return None
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        if event == "line" and not line.startswith("with "):
+            self._left -= 1
+            if self._left == 0:
+                raise KeyboardInterrupt
+        return self
+
+    @property
+    def met(self) -> bool:
+        return self._left <= 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_ctrl_c_at_any_line_lets_others_write(
+    store: SqliteStore, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    monkeypatch.setattr("casops.stores.one_at_a_time.LOOK_AGAIN", 0.001)
+    for which in range(1, 1000):
+        at_line, outcomes = AtLine(which, "stores/sqlite.py", "stores/one_at_a_time.py"), list[Any]()
+        store._to_checkpoint = 10**6 if which % 2 else 0
+
+        def ask(which: int = which, at_line: AtLine = at_line, outcomes: list[Any] = outcomes) -> None:
+            sys.settrace(at_line)
+            try:
+                outcomes.extend(store.perform([Insert(Key("first", str(which)), "x")]))
+            except KeyboardInterrupt:
+                outcomes.append(None)
+            finally:
+                sys.settrace(None)
+
+        if fails:
+            seeded: Any = Failing(connect(store._path), sqlite3.SQLITE_FULL, after=0)
+            store._connection = seeded
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(SECONDS)
+        assert not thread.is_alive()
+        if isinstance(store._connection, Failing):
+            assert not store._connection.in_transaction
+            store._connection = None  # it was not come to
+        assert isinstance(Asking(store, [Insert(Key("others", str(which)), "x")]).outcome()[0], Stored), which
+        other.execute("BEGIN IMMEDIATE")  # nor is the file locked
         other.execute("ROLLBACK")
-        assert closed.wait(SECONDS), "it was not woken"
-        for each in asked:
-            assert isinstance(each.outcome()[0], Stored)
+        if not at_line.met:
+            assert isinstance(outcomes[0], Refused if fails else Stored)
+            break
+    else:
+        pytest.fail("it had too many lines")
+    assert which > 30
+
+
+def test_conversations_of_one_call_are_one_transaction(store: SqliteStore) -> None:
+    replies: list[Reply] = []
+    statements: list[str] = []
+    assert store._connection is not None
+    store._connection.set_trace_callback(statements.append)
+    first, second = Insert(Key("a", "1"), "x"), Read(Key("a", "1"))
+    assert store.converse([lambda perform: None, lambda perform: replies.extend(perform([first]))]) == [None, None]
+    assert statements.count("COMMIT") == 1
+    told = store.converse([lambda perform: replies.extend(perform([second])), lambda _: None, lambda _: None])
+    assert told == [None, None, None]
+    assert [type(each) for each in replies] == [Stored, Version]
 
 
 # --- what a batch is ----------------------------------------------------------------------------------

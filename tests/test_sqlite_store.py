@@ -17,7 +17,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -48,7 +48,6 @@ from casops.messages import (
     Version,
 )
 from casops.stores.sqlite import AsyncSqliteStore, SqliteStore
-from casops.stores.sqlite_callers import BatchCaller
 from casops.stores.sqlite_file import connect
 
 DOC = Key("accounts", "alice")
@@ -114,74 +113,21 @@ def eventually(happened: Callable[[], object]) -> None:
         time.sleep(0.001)
 
 
-def together(store: SqliteStore, other: sqlite3.Connection, batches: Sequence[Sequence[StoreRequest]]) -> list[Any]:
-    """Perform the first batch, and while it waits for the lock all the others; replies or what was raised."""
-    outcomes: list[Any] = [None] * len(batches)
-
-    def perform(number: int) -> None:
-        try:
-            outcomes[number] = store.perform(batches[number])
-        except (AssertionError, KeyboardInterrupt) as error:
-            outcomes[number] = error
-
-    other.execute("BEGIN IMMEDIATE")
-    threads = [threading.Thread(target=perform, args=(number,)) for number in range(len(batches))]
-    threads[0].start()
-    eventually(lambda: store._leading)
-    for number, thread in enumerate(threads[1:], start=1):
-        thread.start()
-        eventually(lambda number=number: len(store._queue) == number)  # type: ignore[misc]
-    other.execute("ROLLBACK")
-    for thread in threads:
-        thread.join()
-    return outcomes
+# --- what one asks for ------------------------------------------------------------------------------
 
 
-def inserts(count: int, *, first: int = 0) -> list[list[StoreRequest]]:
-    return [[Insert(Key("many", str(first + number)), "x")] for number in range(count)]
-
-
-# --- groups -----------------------------------------------------------------------------------------
-
-
-def test_callers_who_wait_are_committed_together(store: SqliteStore, other: sqlite3.Connection) -> None:
-    statements = trace(store)
-    outcomes = together(store, other, inserts(9))
-    assert all(isinstance(replies[0], Stored) for replies in outcomes)
-    assert statements.count("COMMIT") == 2
-    assert len({replies[0].cas for replies in outcomes}) == 9
-
-
-def test_a_group_is_bounded_but_takes_every_batch_whole(
-    store: SqliteStore, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("casops.stores.sqlite.GROUP_REQUESTS", 3)
-    statements = trace(store)
-    large = [request for batch in inserts(5, first=100) for request in batch]
-    outcomes = together(store, other, [*inserts(4), large, *inserts(1, first=200)])
-    assert [len(replies) for replies in outcomes] == [1, 1, 1, 1, 5, 1]
-    assert all(isinstance(reply, Stored) for replies in outcomes for reply in replies)
-    assert statements.count("COMMIT") == 4  # 1, then 3, then 5 alone, then 1
-
-
-def test_the_bug_of_one_caller_is_not_that_of_the_others(store: SqliteStore, other: sqlite3.Connection) -> None:
+def test_a_bug_of_one_request_is_told_and_the_others_are_done(store: SqliteStore) -> None:
     cas = stored(store, Insert(DOC, "1"))
-    bug: list[StoreRequest] = [Insert(Key("a", "1"), "x"), Replace(DOC, cas, Body.STAGED), Insert(Key("a", "2"), "x")]
-    first, raised, last = together(store, other, [inserts(1)[0], bug, inserts(1, first=1)[0]])
-    assert isinstance(first[0], Stored)
-    assert isinstance(raised, AssertionError)
-    assert isinstance(last[0], Stored)
+    with pytest.raises(AssertionError):
+        store.perform([Insert(Key("a", "1"), "x"), Replace(DOC, cas, Body.STAGED), Insert(Key("a", "2"), "x")])
     assert body(store) == "1"
     assert [body(store, Key("a", "1")), body(store, Key("a", "2"))] == ["x", "x"]
 
 
-def test_an_unfit_text_does_not_disturb_its_group(store: SqliteStore, other: sqlite3.Connection) -> None:
-    unfit: list[StoreRequest] = [Insert(DOC, "\ud800"), Insert(DOC, "1")]
-    first, (refused, beside), last = together(store, other, [*inserts(1), unfit, *inserts(1, first=1)])
+def test_an_unfit_text_does_not_disturb_its_batch(store: SqliteStore) -> None:
+    refused, beside = store.perform([Insert(DOC, "\ud800"), Insert(DOC, "1")])
     assert isinstance(refused, Refused)
     assert isinstance(beside, Stored)
-    assert isinstance(first[0], Stored)
-    assert isinstance(last[0], Stored)
 
 
 def test_a_text_sqlite_itself_finds_too_large_is_refused_alone(store: SqliteStore) -> None:
@@ -195,7 +141,7 @@ def test_a_text_sqlite_itself_finds_too_large_is_refused_alone(store: SqliteStor
     assert ask(store, Read(Key("a", "1"))) == Missing()
 
 
-def test_a_leader_that_is_interrupted_leaves_nothing_behind(path: Path) -> None:
+def test_who_is_interrupted_leaves_nothing_behind(path: Path) -> None:
     broken = threading.Event()
 
     def clock() -> float:
@@ -213,102 +159,6 @@ def test_a_leader_that_is_interrupted_leaves_nothing_behind(path: Path) -> None:
         stored(store, Insert(Key("a", "1"), "x"))
 
 
-def test_followers_of_an_interrupted_leader_get_unknown(path: Path) -> None:
-    broken = threading.Event()
-
-    def clock() -> float:
-        if broken.is_set():
-            broken.clear()
-            raise KeyboardInterrupt
-        return START
-
-    with (
-        closing(SqliteStore(path, clock=clock)) as store,
-        closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other,
-    ):
-        stored(store, Insert(DOC, "1"))
-        take = store._take_group
-
-        def take_group() -> Any:
-            group = take()
-            if len(group) == 3:
-                broken.set()
-            return group
-
-        store._take_group = take_group  # type: ignore[method-assign]
-        outcomes = together(store, other, inserts(4))
-        assert isinstance(outcomes[0][0], Stored)
-        raised = [outcome for outcome in outcomes if isinstance(outcome, KeyboardInterrupt)]
-        unknown = [outcome for outcome in outcomes if isinstance(outcome, list) and isinstance(outcome[0], Unknown)]
-        assert (len(raised), len(unknown)) == (1, 2)
-        assert body(store) == "1"
-
-
-@pytest.fixture
-def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those who wait look for themselves all the time."""
-    monkeypatch.setattr("casops.stores.sqlite.LOOK_AGAIN", 0.01)
-
-
-def interrupt(
-    store: SqliteStore, method: str, *, before: bool, times: int = 1, when: Callable[[Any], bool] = lambda _: True
-) -> None:
-    """Ctrl-C just before or after this method has done its work."""
-    meant, left = getattr(store, method), [None] * times
-
-    def interrupted(*arguments: Any) -> Any:
-        if not left or not when(arguments):
-            return meant(*arguments)
-        left.pop()
-        if not before:
-            meant(*arguments)
-        raise KeyboardInterrupt
-
-    setattr(store, method, interrupted)
-
-
-@pytest.mark.usefixtures("watchful")
-@pytest.mark.parametrize("before", [True, False])
-@pytest.mark.parametrize("method", ["_take_group", "_carry_out", "_answer", "_may_lead"])
-def test_ctrl_c_anywhere_while_leading_lets_others_lead(path: Path, method: str, before: bool) -> None:
-    with (
-        closing(SqliteStore(path, busy_timeout=0)) as store,
-        closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other,
-    ):
-        stored(store, Insert(DOC, "1"))
-        interrupt(store, method, before=before)
-        with pytest.raises(KeyboardInterrupt):
-            store.perform([Insert(Key("a", "1"), "x")])
-        assert not store._leading
-        with ThreadPoolExecutor(1) as pool:
-            replies = pool.submit(store.perform, [Insert(Key("a", "2"), "x")]).result(30)
-        assert isinstance(replies[0], Stored)
-        other.execute("BEGIN IMMEDIATE")  # nor is the file locked
-        other.execute("ROLLBACK")
-
-
-@pytest.mark.usefixtures("watchful")
-@pytest.mark.parametrize("method", ["_take_group", "_answer", "_leave"])
-def test_callers_whom_an_interrupted_leader_has_lost_are_not_stranded(path: Path, method: str) -> None:
-    with (
-        closing(SqliteStore(path, busy_timeout=60)) as store,
-        closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other,
-    ):
-        stored(store, Insert(DOC, "1"))
-        if method == "_take_group":  # they are out of the queue, and in no group yet
-            interrupt(store, method, before=False, when=lambda _: len(store._queue) == 3)
-        else:  # what they wrote is there, and nobody can tell them
-            interrupt(store, "_answer", before=True, times=2, when=lambda arguments: len(arguments[0]) == 3)
-        if method == "_leave":  # nor that nobody leads
-            interrupt(store, method, before=True)
-        first, *others = together(store, other, inserts(4))
-        assert isinstance(first[0], Stored)
-        kinds = [type(each if isinstance(each, KeyboardInterrupt) else each[0]) for each in others]
-        assert sorted(kind.__name__ for kind in kinds) == ["KeyboardInterrupt", "Unknown", "Unknown"]
-        stored(store, Insert(Key("a", "1"), "x"))
-
-
-@pytest.mark.usefixtures("watchful")
 def test_who_is_waited_for_by_the_one_he_waits_for_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("casops.stores.sqlite.LONGEST_WAIT", 0.05)
     replies: list[Reply] = []
@@ -601,7 +451,7 @@ def test_reading_does_not_wait_for_those_who_write(path: Path, store: SqliteStor
     other.execute("BEGIN IMMEDIATE")
     writer = threading.Thread(target=lambda: answered.append(ask(store, Insert(Key("a", "1"), "x"))))
     writer.start()
-    eventually(lambda: store._leading)
+    eventually(lambda: store._writing.taken)
     read()
     writer.join()
     assert [type(each) for each in answered] == [Version, Stored]
@@ -674,40 +524,56 @@ def test_closing(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["bank.db"]
 
 
-@pytest.mark.usefixtures("watchful")
-def test_closing_serves_those_who_have_asked(path: Path) -> None:
+def test_closing_waits_for_the_one_at_work(path: Path) -> None:
     asked, going_on = threading.Event(), threading.Event()
     store = SqliteStore(path)
 
     def conversation(perform: Any) -> None:
+        perform([Insert(DOC, "1")])
         asked.set()
         assert going_on.wait(30)
 
     with ThreadPoolExecutor(3) as pool:
-        leading = pool.submit(store.converse, [conversation])
+        working = pool.submit(store.converse, [conversation])
         assert asked.wait(30)
-        late = pool.submit(store.perform, [Insert(DOC, "1")])
-        eventually(lambda: store._queue)
+        late = pool.submit(store.perform, [Insert(Key("a", "1"), "x")])
+        eventually(lambda: store._writing._free._waiters)  # type: ignore[attr-defined]
         closed = pool.submit(store.close)
         eventually(lambda: store._closed)
         with pytest.raises(UsageError, match="closed"):
             store.perform([Read(DOC)])
         going_on.set()
-        assert leading.result(30) == [None]
-        assert isinstance(late.result(30)[0], Stored)
+        assert working.result(30) == [None]
+        with pytest.raises(UsageError, match="closed"):
+            late.result(30)
         closed.result(30)
     assert store._connection is None
     assert [file.name for file in path.parent.iterdir()] == ["bank.db"]
-
-
-@pytest.mark.usefixtures("watchful")
-def test_closing_does_not_wait_for_one_who_is_gone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("casops.stores.sqlite.LONGEST_WAIT", 0.05)
-    store = SqliteStore(path, busy_timeout=0)
-    store._queue.append(BatchCaller([Insert(DOC, "1")]))  # of one whom Ctrl-C met before it could wait
-    store.close()
     with closing(SqliteStore(path)) as again:
-        assert ask(again, Read(DOC)) == Missing()
+        assert body(again) == "1"
+        assert ask(again, Read(Key("a", "1"))) == Missing()
+
+
+def test_closing_does_not_wait_for_ever(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("casops.stores.sqlite.LONGEST_WAIT", 0.05)
+    asked, going_on = threading.Event(), threading.Event()
+    store = SqliteStore(path, busy_timeout=0)
+
+    def conversation(perform: Any) -> None:
+        perform([Insert(DOC, "1")])
+        asked.set()
+        assert going_on.wait(30)
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(store.converse, [conversation])
+        assert asked.wait(30)
+        store.close()
+        assert not working.done()
+        going_on.set()
+        assert working.result(30) == [None]
+    assert store._connection is None  # who was at work has closed it
+    with closing(SqliteStore(path)) as again:
+        assert body(again) == "1"
 
 
 def test_a_business_function_cannot_close_the_store_it_works_on(path: Path) -> None:
@@ -730,7 +596,7 @@ async def test_cancelling_does_not_stop_the_write(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other:
         other.execute("BEGIN IMMEDIATE")
         task = asyncio.create_task(front.perform([Insert(DOC, "1")]))
-        while not front.store._leading:
+        while not front.store._writing.taken:
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

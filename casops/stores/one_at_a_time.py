@@ -1,0 +1,53 @@
+"""A lock that is waited for only so long, that knows whose it is, and that Ctrl-C does not leave locked.
+
+`threading.Lock.acquire` with a timeout may be interrupted just after it has succeeded, before anybody knows.  Here to
+have it is one word, written where whoever is interrupted comes by (`leave`, twice, see casops.stores.sqlite).
+
+Must not be in here: what is done one at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Final
+
+__all__ = ["OneAtATime"]
+
+# Seconds after which those who wait see for themselves: whom Ctrl-C met between leaving and saying so told nobody.
+LOOK_AGAIN: Final = 1.0
+
+
+class OneAtATime:
+    """Used by any number of threads; each takes it once at a time."""
+
+    def __init__(self) -> None:
+        self._free = threading.Condition()
+        self._holder = 0  # a thread's number
+
+    @property
+    def taken(self) -> bool:
+        return self._holder != 0
+
+    @property
+    def mine(self) -> bool:
+        return self._holder == threading.get_ident()
+
+    def take(self, seconds: float) -> bool:
+        """Wait for it.  False: it was not free for so long."""
+        until = time.monotonic() + seconds
+        with self._free:
+            while self._holder:
+                left = until - time.monotonic()
+                if left <= 0:
+                    return False
+                self._free.wait(min(left, LOOK_AGAIN))
+            self._holder = threading.get_ident()
+        return True
+
+    def leave(self) -> None:
+        """Let others have it, if it is this thread's."""
+        if self.mine:
+            self._holder = 0  # before anything that waits and can be interrupted
+            with self._free:
+                self._free.notify()
