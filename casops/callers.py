@@ -1,11 +1,12 @@
 """The callers of one front at a store that converses, and who carries out what they want (casops.combining).
 
 Threads: a caller whom nobody is in the way of does it alone, in its own thread.  Who comes meanwhile waits, and a
-thread of ours leads: it carries out what all of them want, again and again, until nobody waits.  Whoever leads and is
-at one thing for longer than the PATIENCE of the others (a business function that is slow or hangs, a disk in trouble)
-keeps what it has in its hands and leads no more; another thread goes on without it.
-
+thread of ours leads: it carries out what all of them want, group after group, until nobody waits.
 Tasks: a task of ours leads for as long as there are callers; the event loop runs their functions, as ever.
+
+Nobody has to be waited for.  If whoever is at work takes longer than PATIENCE (a business function that is slow or
+hangs, a disk or another process in trouble), all that are not in its hands go on alone, and what is in its hands does
+when they are empty again.
 
 Must not be in here: what is carried out, and how.
 """
@@ -13,7 +14,7 @@ Must not be in here: what is carried out, and how.
 from __future__ import annotations
 
 import asyncio
-import os
+import contextvars
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -25,15 +26,13 @@ from typing import Any, Final, TypeVar, cast
 from casops.combining import MOST, Errand, combined
 from casops.conversations import Wish
 from casops.drivers import adrive, drive
-from casops.errors import OutcomeUnknown
 from casops.stores import AsyncConversingStore, ConversingStore
 
 __all__ = ["AsyncCallers", "Callers"]
 
 T = TypeVar("T")
 
-# Seconds.  A group takes a few milliseconds, most of it for the disk; longer than this others do not stand still for
-# one of them.
+# Seconds.  A group takes a few milliseconds, most of it for the disk; others do not stand still for longer than this.
 PATIENCE: Final = 0.05
 
 # Seconds that a thread waits for more to do, since to start one takes as long as an operation.
@@ -46,8 +45,8 @@ class _Lead:
     __slots__ = ("hands", "over", "since")
 
     def __init__(self) -> None:
-        self.hands: Sequence[_Call[Any]] = ()
-        self.since = time.monotonic()  # when it began what it is at
+        self.hands: Sequence[Any] = ()  # the calls that are being worked on, which nobody else may touch
+        self.since = time.monotonic()  # when it began with the group that it is at
         self.over = False
 
 
@@ -56,7 +55,6 @@ class _Call(Errand[T]):
 
     def __init__(self, steps: Generator[Wish, Any, T]) -> None:
         super().__init__(steps)
-        self.held: _Lead | None = None  # in whose hands it is
         self._bell = threading.Lock()  # held, until it rings
         self._bell.acquire()
 
@@ -75,30 +73,29 @@ class Callers:
     def __init__(self, store: ConversingStore) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._calls: dict[_Call[Any], None] = {}  # in the order in which they came
+        self._calls: dict[_Call[Any], None] = {}  # that wait in nobody's hands, in the order in which they came
         self._leader: _Lead | None = None
         self._idle = 0  # threads that wait for a lead
         self._leads: SimpleQueue[_Lead] = SimpleQueue()  # for them
-        self._pid = os.getpid()
 
     def run(self, steps: Generator[Wish, Any, T]) -> T:
-        """Drive a worker to its end, or have that done."""
-        if os.getpid() != self._pid:
-            return drive(steps, self._store)  # the lock may be the parent's; that the store is, it says itself
+        """Drive a worker to its end, or have that done.  Raises what it raises."""
+        self._store.check_usable()  # by this thread: another may ask where this one may not
         if (lead := self._alone()) is not None:
             try:
                 return drive(steps, self._store)
             finally:
                 self._go(lead)
         call = _Call(steps)
+        call.advance()  # from now on it knows how long it has waited
         try:
-            with self._lock:
-                self._calls[call] = None
+            if not call.over:
+                with self._lock:
+                    self._calls[call] = None
             while not call.over:
                 with self._lock:
-                    if call.held is None and not self._somebody_leads():
-                        del self._calls[call]
-                        break
+                    if call in self._calls:
+                        self._see_who_leads()
                 call.wait()
         finally:
             with self._lock:
@@ -117,36 +114,42 @@ class Callers:
         """Lead no more."""
         lead.over = True  # before anything that can be interrupted: who waits looks again
         with self._lock:
-            for call in self._calls:
-                if call.held is None:
-                    call.ring()  # to look who leads
-                    break
+            for call in islice(self._calls, 1):
+                call.ring()
 
-    def _somebody_leads(self) -> bool:
-        """See to it, for one who waits and is in nobody's hands; the lock is held.  False: there is no thread for it.
-
-        Whoever leads and is at one thing for too long leads no more.
-        """
+    def _see_who_leads(self) -> None:
+        """For those who wait; the lock is held."""
         leader = self._leader
-        if leader is not None and not leader.over and time.monotonic() < leader.since + PATIENCE:
-            return True
-        lead = _Lead()
-        if self._idle:
-            self._idle -= 1
-            self._leads.put(lead)
-        else:
+        if leader is None or leader.over:
+            self._leader = lead = _Lead()
+            if self._idle:
+                self._idle -= 1
+                self._leads.put(lead)
+                return
             try:
                 threading.Thread(target=self._work, args=(lead,), name="casops-callers", daemon=True).start()
+                return
             except RuntimeError:  # this process may have no more, or is about to end
-                return False
-        self._leader = lead
-        return True
+                pass
+        elif time.monotonic() < leader.since + PATIENCE:
+            return
+        self._leader = None
+        for call in self._calls:
+            call.over = True
+            call.ring()
+        self._calls.clear()
 
     # --- in threads of ours -----------------------------------------------------------------
 
     def _work(self, lead: _Lead) -> None:
         while True:
-            self._carry_out(lead)
+            while group := self._group(lead):
+                try:
+                    drive(combined(group, partial(self._may, lead)), self._store)
+                except BaseException:  # noqa: BLE001 - of the store, for example that it is closed: each hears it alone
+                    for call in lead.hands:
+                        call.fails()
+                self._may(lead, ())
             try:
                 lead = self._leads.get(timeout=IDLE)
             except Empty:
@@ -156,41 +159,30 @@ class Callers:
                         return
                 lead = self._leads.get()  # it came just now
 
-    def _carry_out(self, lead: _Lead) -> None:
-        """Lead until nobody waits, or another does."""
-        while group := self._group(lead):
-            try:
-                drive(combined(group, partial(self._may, lead)), self._store)
-            except BaseException as error:  # noqa: BLE001 - of the store (it is closed; a bug), for those who asked it
-                _fail(lead.hands, error)
-            self._may(lead, ())
-
     def _group(self, lead: _Lead) -> list[_Call[Any]]:
         """Those who wait.  None of them: this thread has nothing to do any more."""
         with self._lock:
-            group: list[_Call[Any]] = []
-            if self._leader is lead:
-                group = list(islice((call for call in self._calls if call.held is None and not call.over), MOST))
+            group = list(islice(self._calls, MOST)) if self._leader is lead else []
+            lead.since = time.monotonic()
             if not group:
                 lead.over = True
                 self._idle += 1
             return group
 
     def _may(self, lead: _Lead, calls: Sequence[Errand[Any]]) -> bool:
-        """Take these in hand instead of others.  False: another leads."""
+        """Take these in hand instead of others.  False: it has taken too long."""
         with self._lock:
+            leads = self._leader is lead
             for call in lead.hands:
-                call.held = None
-                if call.over:
+                if call.over or not leads:
+                    call.over = True
                     call.ring()
-            lead.hands = ()
-            if self._leader is not lead:
-                return False
-            lead.hands = cast("Sequence[_Call[Any]]", calls)
+                else:
+                    self._calls[call] = None
+            lead.hands = cast("Sequence[_Call[Any]]", calls) if leads else ()
             for call in lead.hands:
-                call.held = lead
-            lead.since = time.monotonic()
-            return True
+                self._calls.pop(call, None)  # it is not there if its caller was interrupted
+            return leads
 
 
 class _AsyncCall(Errand[T]):
@@ -206,57 +198,74 @@ class AsyncCallers:
 
     def __init__(self, store: AsyncConversingStore) -> None:
         self._store = store
-        self._calls: dict[_AsyncCall[Any], None] = {}
-        self._hands: Sequence[Errand[Any]] = ()
-        self._leader: asyncio.Task[None] | None = None
+        self._calls: dict[_AsyncCall[Any], None] = {}  # that wait in nobody's hands
+        self._leader: _Lead | None = None
+        self._tasks: set[asyncio.Task[None]] = set()  # those that lead, or led and are not at their end
 
     async def run(self, steps: Generator[Wish, Any, T]) -> T:
         """As Callers.run.  Who is cancelled may be carried out nevertheless."""
+        self._store.check_usable()
         call = _AsyncCall(steps)
-        self._calls[call] = None
+        call.advance()
         try:
-            while not call.over:
-                if self._leader is None:
-                    self._leader = asyncio.create_task(self._lead(), name="casops-callers")
-                    self._leader.add_done_callback(self._led)
-                call.bell.clear()
+            if not call.over:
+                self._calls[call] = None
+                self._see_who_leads()
                 await call.bell.wait()
         finally:
             self._calls.pop(call, None)
         return await adrive(call.rest(), self._store)
 
-    async def _lead(self) -> None:
-        while group := [call for call in self._calls if not call.over][:MOST]:
+    def _see_who_leads(self) -> None:
+        if self._leader is None:
+            self._leader = _Lead()
+            # With a context of its own: that of this caller would be kept for as long as there are others.
+            task = asyncio.create_task(self._work(self._leader), name="casops-callers", context=contextvars.Context())
+            self._tasks.add(task)
+            task.add_done_callback(partial(self._ended, self._leader))
+
+    async def _work(self, lead: _Lead) -> None:
+        while self._leader is lead and (group := list(islice(self._calls, MOST))):
+            timer = asyncio.get_running_loop().call_later(PATIENCE, self._stop, lead)
             try:
-                await adrive(combined(group, self._may), self._store)
-            except BaseException as error:
-                _fail(self._hands, error)
-                if not isinstance(error, Exception):
-                    raise
+                await adrive(combined(group, partial(self._may, lead)), self._store)
+            except Exception:  # noqa: BLE001 - see Callers
+                for call in lead.hands:
+                    call.fails()
             finally:
-                self._may(())
+                timer.cancel()
+            self._may(lead, ())
+        self._stop(lead)
 
-    def _led(self, leader: asyncio.Task[None]) -> None:
-        """Also of one that was cancelled before it began."""
-        self._leader = None
-        for call in self._calls:
-            call.bell.set()
-        if not leader.cancelled():
-            leader.exception()  # seen: those whom it concerns were told
+    def _ended(self, lead: _Lead, task: asyncio.Task[None]) -> None:
+        """A leader has come to its end, which may be that it was cancelled, even before it began."""
+        self._tasks.discard(task)
+        for call in lead.hands:
+            call.fails()
+        self._stop(lead)
+        self._may(lead, ())
+        if not task.cancelled():
+            task.exception()  # seen
 
-    def _may(self, calls: Sequence[Errand[Any]]) -> bool:
-        for call in self._hands:
-            if call.over:
-                cast("_AsyncCall[Any]", call).bell.set()
-        self._hands = calls
-        return True
+    def _stop(self, lead: _Lead) -> None:
+        """It leads no more: whoever is not in its hands goes on alone."""
+        if self._leader is lead:
+            self._leader = None
+            for call in self._calls:
+                call.over = True
+                call.bell.set()
+            self._calls.clear()
 
-
-def _fail(errands: Sequence[Errand[Any]], error: BaseException) -> None:
-    """What ended the work for several is told to each; an interruption was not meant for them."""
-    for errand in errands:
-        if isinstance(error, Exception):
-            errand.ends(error=error)
-        else:
-            why = "the work for several callers was interrupted; ask again with the same id"
-            errand.ends(error=OutcomeUnknown(why))
+    def _may(self, lead: _Lead, calls: Sequence[Errand[Any]]) -> bool:
+        """As Callers._may."""
+        leads = self._leader is lead
+        for call in lead.hands:
+            if call.over or not leads:
+                call.over = True
+                call.bell.set()
+            else:
+                self._calls[call] = None
+        lead.hands = cast("Sequence[_AsyncCall[Any]]", calls) if leads else ()
+        for call in lead.hands:
+            self._calls.pop(call, None)
+        return leads

@@ -9,7 +9,8 @@ another core, which has everything to fetch anew: two threads together came to l
 D. Hendler, I. Incze, N. Shavit, M. Tzafrir, "Flat combining and the synchronization-parallelism tradeoff", SPAA 2010.)
 
 No rule of the protocol knows of this: it is generators that are driven, and whose thread does it is all one to them.
-Who has to wait, or to write without a conversation, goes on alone, for the others are not to wait with it.
+Who has to wait, or to write without a conversation, goes on alone, for the others are not to wait with it.  So do all
+where something does not go as it should: alone is what each could have done from the beginning.
 
 Must not be in here: threads, asyncio (the fronts have them), what a generator does.
 """
@@ -22,7 +23,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from casops.conversations import Conversation, Conversations, Wish
 from casops.local import local_reply
-from casops.messages import FreshId, Read, ReadClock, Scan, StoreRequest
+from casops.messages import FreshId, Read, ReadClock, Scan, StoreRequest, Unknown
 
 __all__ = ["MOST", "Errand", "combined"]
 
@@ -31,6 +32,9 @@ T = TypeVar("T")
 # Errands that go together.  Some 15 ms of work in one transaction, so that other processes get at the file in between;
 # beyond it the sync is already shared by many.
 MOST: Final = 50
+
+
+_NOT_TOLD: Final = Unknown("something went wrong while this was written together with others")
 
 
 class Errand(Generic[T]):
@@ -72,6 +76,12 @@ class Errand(Generic[T]):
         self._value, self._error = value, error
         self._ended = self.over = True
 
+    def fails(self) -> None:
+        """What it asked for together with others came to nothing that could be told to each: it asks again, alone."""
+        if isinstance(self.wish, Conversation):
+            self.tell(_NOT_TOLD)
+        self.over = True
+
     def rest(self) -> Generator[Wish, Any, T]:
         """What is left of it, for its caller to drive alone.  Nobody else may have it in hand."""
         if self._error is not None:
@@ -96,7 +106,7 @@ def combined(
     """Carry out errands together until all are over.
 
     may: is asked before anything is done with some of them, and lets go of those that it was asked about before;
-    False ends it here, for somebody else carries on.
+    False ends it here, for each goes on alone.
     """
     going = list(errands)
     while going:

@@ -6,20 +6,22 @@ Must not be in here: what a conversation is (tests/test_conversations.py), what 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from contextvars import ContextVar
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from casops import AsyncCasOps, CasOps, Documents, Operation, OutcomeUnknown, Ref, StoreUnavailable, UsageError
-from casops.callers import AsyncCallers, Callers
+from casops import AsyncCasOps, CasOps, Documents, Expired, Operation, Ref, StoreUnavailable, UsageError, local
+from casops.callers import AsyncCallers, Callers, _Call
 from casops.combining import MOST
 from casops.conversations import Wish, at_once
 from casops.messages import (
@@ -173,8 +175,8 @@ def test_those_who_wait_are_read_and_written_together(
 
 def test_a_function_that_hangs_keeps_nobody_but_its_own_caller(casops: CasOps, pool: ThreadPoolExecutor) -> None:
     _, waiting = behind_one(casops, pool, [partial(pay, casops, number) for number in range(1, OTHERS)])
-    assert {each.result(SECONDS) for each in waiting} == {"casops-callers"}
-    # And one that hangs in a thread of ours, with others behind it in its group and yet others who come later.
+    assert all(each.result(SECONDS).startswith("ThreadPool") for each in waiting)  # each alone
+    # And others who come later, one of which hangs, too.
     hanging = pool.submit(casops.run, Held(account=f"a{OTHERS}", gate="second"), operation_id="hanging")
     behind = [
         pool.submit(casops.run, Pay(account=f"a{number}"), operation_id=f"again-{number}") for number in range(1, 4)
@@ -241,8 +243,6 @@ def test_what_a_function_raises_in_our_thread_is_for_its_own_caller(casops: CasO
 def test_who_is_interrupted_while_waiting_is_not_waited_for(
     casops: CasOps, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from casops.callers import _Call
-
     def interrupted(_self: Any) -> None:
         raise KeyboardInterrupt
 
@@ -257,6 +257,33 @@ def test_who_is_interrupted_while_waiting_is_not_waited_for(
     GATES["first"].set()
     first.result(SECONDS)
     assert balances(casops)[:2] == [1, 0]
+
+
+@pytest.mark.usefixtures("patient")
+def test_who_is_interrupted_while_its_group_is_at_work_stops_nobody(casops: CasOps, pool: ThreadPoolExecutor) -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: casops.run(Held(account="a1", gate="second"), operation_id="slow"),
+        *(partial(pay, casops, number) for number in range(2, OTHERS)),
+    ]
+    first, (slow, gone, *others) = behind_one(casops, pool, calls)
+    GATES["first"].set()
+    first.result(SECONDS)
+    assert ENTERED["second"].wait(SECONDS)
+    assert casops._callers is not None
+    call = next(iter(casops._callers._calls))
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    call.wait = interrupted  # type: ignore[method-assign]
+    call.ring()
+    with pytest.raises(KeyboardInterrupt):
+        gone.result(SECONDS)
+    GATES["second"].set()
+    for each in (slow, *others):
+        each.result(SECONDS)
+    pay(casops, 2)
+    assert balances(casops)[:OTHERS] == [1] * OTHERS
 
 
 trail: ContextVar[str] = ContextVar("trail", default="nobody's")
@@ -313,17 +340,11 @@ def test_where_no_thread_can_be_had_everybody_goes_on_alone(
 ) -> None:
     first, waiting = behind_one(casops, pool, [partial(pay, casops, number) for number in range(1, 4)])
 
-    class NoThread:
-        def __init__(self, **_: Any) -> None:
-            raise RuntimeError("can't start new thread")
-
     with monkeypatch.context() as patched:
-        patched.setattr("casops.callers.threading.Thread", NoThread)
+        patched.setattr("casops.callers.threading.Thread", _no_thread)
         assert casops._callers is not None
         GATES["first"].set()
         first.result(SECONDS)
-        for call in list(casops._callers._calls):
-            call.ring()  # only the first of them was told that nobody leads
         names = {each.result(SECONDS) for each in waiting}
     assert all(name.startswith("ThreadPool") for name in names)
     assert balances(casops)[:4] == [1] * 4
@@ -378,11 +399,13 @@ def test_threads_of_ours_are_used_again_and_end(
     assert pool.submit(pay, casops, 0).result(SECONDS)
 
 
-def test_after_a_fork_nothing_of_it_is_touched(casops: CasOps) -> None:
+def test_after_a_fork_nothing_of_it_is_touched(casops: CasOps, monkeypatch: pytest.MonkeyPatch) -> None:
     assert casops._callers is not None
-    casops._callers._pid = -1  # as if this were the child
     with casops._callers._lock:  # which another thread held when it was forked
-        assert pay(casops, 0) == threading.current_thread().name
+        monkeypatch.setattr("casops.stores.sqlite_forks.forks", lambda: -1)
+        with pytest.raises(UsageError, match="fork"):
+            pay(casops, 0)
+    monkeypatch.undo()
 
 
 # --- who goes on alone ----------------------------------------------------------------------------------
@@ -408,6 +431,9 @@ class Conversing:
         for each in conversations:
             each(self.memory.perform)
         return [None] * len(conversations)
+
+    def check_usable(self) -> None:
+        """It always is."""
 
     def close(self) -> None:
         """As MemoryStore.close."""
@@ -449,23 +475,145 @@ def test_who_waits_for_something_goes_on_alone(pool: ThreadPoolExecutor) -> None
 
 
 @pytest.mark.usefixtures("patient")
-@pytest.mark.parametrize(("fails", "told"), [(AssertionError("a bug"), AssertionError), (SystemExit(), OutcomeUnknown)])
-def test_what_ends_the_work_for_several_is_told_to_each(
-    pool: ThreadPoolExecutor, fails: BaseException, told: type[BaseException]
+@pytest.mark.parametrize("fails", [MemoryError(), SystemExit()])
+@pytest.mark.parametrize("method", ["perform", "converse"])
+def test_where_the_work_for_several_fails_each_goes_on_alone(
+    pool: ThreadPoolExecutor, fails: BaseException, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Conversing()
     callers = Callers(store)
+    meant = getattr(store, method)
+
+    def failing(asked: Sequence[Any], /) -> Any:
+        if len(asked) > 1:
+            raise fails
+        return meant(asked)
+
+    monkeypatch.setattr(store, method, failing)
     first = pool.submit(callers.run, worker(0, False))
     eventually(lambda: callers._leader is not None)
     waiting = [pool.submit(callers.run, worker(number, False)) for number in (1, 2)]
     eventually(lambda: len(callers._calls) == 2)
-    store.fails = fails
     store.begin.set()
-    with pytest.raises(type(fails)):
-        first.result(SECONDS)
+    first.result(SECONDS)
     for call in waiting:
-        with pytest.raises(told):
-            call.result(SECONDS)
+        assert call.result(SECONDS).startswith("ThreadPool")
+    written = store.memory.perform([Read(Key(RESULTS, str(number))) for number in range(3)])
+    assert all(isinstance(each, Version) for each in written)
+
+
+def test_who_was_away_for_too_long_is_not_begun(
+    casops: CasOps, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clock begins when it is asked for, not when somebody has time for it."""
+    monkeypatch.setattr("casops.callers.PATIENCE", 3 * SECONDS)
+    first, (late,) = behind_one(casops, pool, [partial(pay, casops, 1)])
+    slept = local._monotonic() + casops.options.retention
+    monkeypatch.setattr("casops.local._monotonic", lambda: slept)
+    GATES["first"].set()
+    with pytest.raises(Expired):
+        late.result(SECONDS)
+    with pytest.raises(Expired):
+        first.result(SECONDS)
+    assert casops.outcome("pay-1") is None
+
+
+def test_slow_functions_run_side_by_side(casops: CasOps, pool: ThreadPoolExecutor) -> None:
+    meeting = threading.Barrier(10)
+
+    class Slow(Operation[None], name="Slow"):
+        account: Ref[Account]
+
+        def apply(self, documents: Documents) -> None:
+            documents.create(self.account, Account(balance=Decimal(1)))
+            meeting.wait(SECONDS)  # until ten of them are at it
+
+    calls = [pool.submit(casops.run, Slow(account=f"s{number}"), operation_id=f"s{number}") for number in range(10)]
+    for call in calls:
+        call.result(SECONDS)
+
+
+@pytest.mark.parametrize("thread_is_had", [True, False])
+def test_who_goes_on_alone_is_driven_by_nobody_else(
+    pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, thread_is_had: bool
+) -> None:
+    """A leader that comes back from a slow one must not touch those whose patience was over."""
+    store, slow, go_on = Conversing(), threading.Event(), threading.Event()
+    callers = Callers(store)
+    ran: list[tuple[int, str]] = []
+
+    def work(number: int) -> Generator[Wish, Any, int]:
+        def steps() -> Steps[int]:
+            yield (Read(Key(RESULTS, str(number))),)
+            ran.append((number, threading.current_thread().name))
+            if number == 1:
+                slow.set()
+                assert go_on.wait(SECONDS)
+            (reply,) = yield (Insert(Key(RESULTS, str(number)), "1"),)
+            assert isinstance(reply, Stored)
+            return number
+
+        return at_once(steps, steps)
+
+    first = pool.submit(callers.run, work(0))
+    eventually(lambda: callers._leader is not None)
+    with monkeypatch.context() as patched:
+        patched.setattr("casops.callers.PATIENCE", 3 * SECONDS)
+        waiting = [pool.submit(callers.run, work(1))]
+        eventually(lambda: len(callers._calls) == 1)
+        waiting += [pool.submit(callers.run, work(number)) for number in (2, 3)]
+        eventually(lambda: len(callers._calls) == 3)
+        store.begin.set()
+        assert slow.wait(SECONDS)
+    if not thread_is_had:
+        monkeypatch.setattr("casops.callers.threading.Thread", _no_thread)
+    for call in list(callers._calls):
+        call.ring()  # as if they had looked by themselves
+    eventually(lambda: not callers._calls)
+    assert [each.result(SECONDS) for each in waiting[1:]] == [2, 3]
+    assert pool.submit(callers.run, work(4)).result(SECONDS) == 4
+    assert not waiting[0].done(), waiting[0].exception()
+    go_on.set()
+    assert waiting[0].result(SECONDS) == 1
+    assert first.result(SECONDS) == 0
+    assert sorted(number for number, _ in ran) == [0, 1, 2, 3, 4]
+    assert not callers._calls
+
+
+def _no_thread(**_: Any) -> Any:
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_function_that_asks_another_front_of_its_store_is_told_off_at_once(
+    casops: CasOps, store: SqliteStore, pool: ThreadPoolExecutor
+) -> None:
+    """While the store is held; a thread of that front's would wait for the store, and the function for that thread."""
+    other = CasOps(store, options=QUICK)
+    assert other._callers is not None
+
+    def conversation(_: Any) -> None:
+        other._callers._leader = other._callers._leader or None  # type: ignore[union-attr]
+        pay(other, 1)
+
+    with pytest.raises(UsageError, match="must not ask"):
+        store.converse([conversation])
+    assert balances(casops)[:2] == [0, 0]
+
+
+def test_a_call_that_was_interrupted_twice_is_not_kept(casops: CasOps, pool: ThreadPoolExecutor) -> None:
+    first, (waiting,) = behind_one(casops, pool, [partial(pay, casops, 1)])
+    callers = casops._callers
+    assert callers is not None
+    dead = _Call(casops._engine.execute_at_once(casops._engine.work(Pay(account="a2"), "dead"), "dead"))
+    dead.advance()
+    with callers._lock:
+        callers._calls[dead] = None  # whose thread met Ctrl-C while it was about to take it out again
+    GATES["first"].set()
+    for each in (first, waiting):
+        each.result(SECONDS)
+    eventually(lambda: not callers._calls)
+    assert pay(casops, 3) == threading.current_thread().name
 
 
 # --- tasks ----------------------------------------------------------------------------------------------
@@ -510,28 +658,70 @@ async def test_a_task_that_is_cancelled_keeps_nobody(opened: tuple[AsyncCasOps, 
     assert [snapshot[Account.ref(f"a{number}")].balance for number in range(4)] == [15] * 4
 
 
-async def test_where_the_leading_task_is_cancelled_nobody_is_told_that_nothing_happened(
+async def test_where_the_leading_task_is_cancelled_each_goes_on_alone(
     opened: tuple[AsyncCasOps, SqliteStore],
 ) -> None:
     casops, _ = opened
     assert casops._callers is not None
-    told: list[Any] = []
     for steps in range(12):
         calls = [
             asyncio.create_task(casops.run(Pay(account=f"a{number}"), operation_id=f"{steps}-{number}"))
             for number in range(3)
         ]
-        await asyncio.sleep(0)
-        for _ in range(steps):
+        for _ in range(steps + 1):
             await asyncio.sleep(0)
-        if casops._callers._leader is not None:
-            casops._callers._leader.cancel()
-        told += await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), SECONDS)
-        for number in range(3):
-            await casops.run(Pay(account=f"a{number}"), operation_id=f"{steps}-{number}")
-    assert {type(each) for each in told} == {str, OutcomeUnknown}
+        for task in casops._callers._tasks:
+            task.cancel()
+        await asyncio.wait_for(asyncio.gather(*calls), SECONDS)
     snapshot = await casops.snapshot([Account.ref(f"a{number}") for number in range(3)])
     assert [snapshot[Account.ref(f"a{number}")].balance for number in range(3)] == [12] * 3
+
+
+async def test_an_answer_does_not_wait_for_those_who_wait_for_another_process(
+    opened: tuple[AsyncCasOps, SqliteStore],
+) -> None:
+    casops, store = opened
+    await casops.run(Pay(account="a1"), operation_id="ended")
+    with closing(sqlite3.connect(store._path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        writing = asyncio.create_task(casops.run(Pay(account="a2"), operation_id="writing"))
+        await asyncio.sleep(0.01)
+        for _ in range(3):
+            again = await asyncio.wait_for(casops.execute(Pay(account="a1"), operation_id="ended"), SECONDS)
+            assert again.replayed
+        assert not writing.done()
+        other.execute("ROLLBACK")
+    await writing
+
+
+def test_an_answer_does_not_wait_for_a_thread_that_waits_for_another_process(
+    casops: CasOps, store: SqliteStore, pool: ThreadPoolExecutor
+) -> None:
+    pay(casops, 1)
+    with closing(sqlite3.connect(store._path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        writing = [pool.submit(pay, casops, number) for number in (2, 3)]
+        eventually(lambda: store._writing.taken)
+        for _ in range(3):
+            again = pool.submit(casops.execute, Pay(account="a1"), operation_id="pay-1")
+            assert again.result(SECONDS).replayed
+        assert not any(each.done() for each in writing)
+        other.execute("ROLLBACK")
+    for each in writing:
+        each.result(SECONDS)
+
+
+async def test_tasks_after_a_fork_are_told(
+    opened: tuple[AsyncCasOps, SqliteStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    casops, _ = opened
+    assert casops._callers is not None
+    monkeypatch.setattr(casops._callers, "_leader", object())  # a task of the parent's
+    with monkeypatch.context() as patched:
+        patched.setattr("casops.stores.sqlite_forks.forks", lambda: -1)
+        with pytest.raises(UsageError, match="fork"):
+            await asyncio.wait_for(casops.run(Pay(account="a1"), operation_id="forked"), SECONDS)
+    monkeypatch.undo()
 
 
 class AsyncConversing:
@@ -548,6 +738,9 @@ class AsyncConversing:
     async def converse(self, conversations: Sequence[TalkTo], /) -> list[Any]:
         await asyncio.sleep(0)
         return self.store.converse(conversations)
+
+    def check_usable(self) -> None:
+        """It always is."""
 
     async def close(self) -> None:
         """As MemoryStore.close."""

@@ -296,6 +296,9 @@ class Unreliable:
     def converse(self, conversations: Sequence[TalkTo], /) -> list[Refused | Unknown | None]:
         return [self._converse(each) for each in conversations]
 
+    def check_usable(self) -> None:
+        """It always is."""
+
     def _converse(self, conversation: TalkTo) -> Refused | Unknown | None:
         self._which -= 1
         failing = self._which == 0

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from casops.messages import Insert, Key, Missing, Read, Refused, Replace, Reply, Stored, StoreRequest, Version
+from casops.messages import Body, Insert, Key, Missing, Read, Refused, Replace, Reply, Stored, StoreRequest, Version
 from casops.stores.sqlite import SqliteStore
 from casops.stores.sqlite_documents import TOGETHER
 from casops.stores.sqlite_file import connect
@@ -214,6 +214,115 @@ def test_ctrl_c_at_any_line_lets_others_write(
     else:
         pytest.fail("it had too many lines")
     assert which > 30
+
+
+def together(store: SqliteStore, other: sqlite3.Connection, batches: Sequence[Sequence[StoreRequest]]) -> list[Any]:
+    """Ask for the first batch, and for the others while it waits for the file; what came of them."""
+    other.execute("BEGIN IMMEDIATE")
+    asked = [Asking(store, batches[0])]
+    eventually(lambda: store._writing.taken and not store._jobs)
+    for number, batch in enumerate(batches[1:], 1):
+        asked.append(Asking(store, batch))
+        eventually(lambda number=number: len(store._jobs) == number)  # type: ignore[misc]
+    other.execute("ROLLBACK")
+    return [each.outcome() for each in asked]
+
+
+def inserts(count: int, *, first: int = 0) -> list[list[StoreRequest]]:
+    return [[Insert(MANY[first + number], "x")] for number in range(count)]
+
+
+@pytest.mark.usefixtures("nobody_looks")
+def test_those_who_wait_are_committed_together(store: SqliteStore, other: sqlite3.Connection) -> None:
+    statements: list[str] = []
+    assert store._connection is not None
+    store._connection.set_trace_callback(statements.append)
+    outcomes = together(store, other, inserts(9))
+    assert all(isinstance(replies[0], Stored) for replies in outcomes)
+    assert statements.count("COMMIT") == 2
+    assert len({replies[0].cas for replies in outcomes}) == 9
+
+
+def test_a_group_is_bounded_but_takes_every_batch_whole(
+    store: SqliteStore, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("casops.stores.sqlite.TOGETHER", 3)
+    statements: list[str] = []
+    assert store._connection is not None
+    store._connection.set_trace_callback(statements.append)
+    large = [request for batch in inserts(5, first=50) for request in batch]
+    outcomes = together(store, other, [*inserts(4), large, *inserts(1, first=60)])
+    assert [len(replies) for replies in outcomes] == [1, 1, 1, 1, 5, 1]
+    assert all(isinstance(reply, Stored) for replies in outcomes for reply in replies)
+    assert statements.count("COMMIT") == 4  # 1, then 3, then 5 alone, then 1
+
+
+def test_the_bug_of_one_is_not_that_of_the_others(store: SqliteStore, other: sqlite3.Connection) -> None:
+    (found,) = store.perform([Read(Key("setup", "1"))])
+    assert isinstance(found, Version)
+    bug: list[StoreRequest] = [
+        *inserts(1)[0],
+        Replace(Key("setup", "1"), found.cas, Body.STAGED),
+        *inserts(1, first=1)[0],
+    ]
+    first, raised, last = together(store, other, [inserts(1, first=2)[0], bug, inserts(1, first=3)[0]])
+    assert isinstance(raised, AssertionError)
+    assert isinstance(first[0], Stored)
+    assert isinstance(last[0], Stored)
+    assert all(isinstance(each, Version) for each in store.perform([Read(key) for key in MANY[:4]]))
+
+
+@pytest.mark.usefixtures("nobody_looks")
+@pytest.mark.parametrize("before", [True, False])
+def test_who_waited_with_one_that_was_interrupted_is_not_told_that_nothing_happened(
+    store: SqliteStore, other: sqlite3.Connection, before: bool
+) -> None:
+    meant = store._carry_out
+
+    def interrupted(works: Any, **named: Any) -> Any:
+        if len(works) == 1:
+            return meant(works, **named)
+        store._carry_out = meant  # type: ignore[method-assign]
+        raise KeyboardInterrupt(None if before else meant(works, **named))
+
+    store._carry_out = interrupted  # type: ignore[method-assign]
+    first, *others = together(store, other, inserts(4))
+    assert isinstance(first[0], Stored)
+    kinds = sorted(type(each if isinstance(each, KeyboardInterrupt) else each[0]).__name__ for each in others)
+    assert kinds == ["KeyboardInterrupt", "Unknown", "Unknown"]
+    written = store.perform([Read(key) for key in MANY[1:4]])
+    assert {type(each) for each in written} == {Missing if before else Version}
+
+
+def test_who_waits_in_vain_is_told_what_is_true(
+    store: SqliteStore, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose batch nobody has taken: nothing happened; one whose batch somebody is at: that is not known."""
+    monkeypatch.setattr("casops.stores.sqlite.LONGEST_WAIT", 0.2)
+    store._busy_timeout = 0
+    meant, working, go_on = store._carry_out, threading.Event(), threading.Event()
+
+    def slow(works: Any, **named: Any) -> Any:
+        working.set()
+        assert go_on.wait(SECONDS)
+        return meant(works, **named)
+
+    assert store._writing.take(0)
+    taken = [Asking(store, each) for each in inserts(2)]
+    eventually(lambda: len(store._jobs) == 2)
+    store._carry_out = slow  # type: ignore[method-assign]
+    store._writing.leave()
+    assert working.wait(SECONDS)
+    late = Asking(store, [Insert(MANY[2], "x")])
+    (refused,) = late.outcome()
+    assert isinstance(refused, Refused)
+    assert "busy" in refused.why
+    eventually(lambda: sum(each._thread.is_alive() for each in taken) == 1)
+    go_on.set()
+    kinds = sorted(type(each.outcome()[0]).__name__ for each in taken)
+    assert kinds == ["Stored", "Unknown"]
+    found = store.perform([Read(key) for key in MANY[:3]])
+    assert [type(each) for each in found] == [Version, Version, Missing]
 
 
 def test_conversations_of_one_call_are_one_transaction(store: SqliteStore) -> None:

@@ -85,9 +85,15 @@ class ConversingStore(Store, Protocol):
         """
         ...
 
+    def check_usable(self) -> None:
+        """Raise UsageError if this thread must not ask: the store is closed, or it is holding a conversation."""
+        ...
+
 
 @runtime_checkable
 class AsyncConversingStore(AsyncStore, Protocol):
     """A ConversingStore for the async driver."""
 
     async def converse(self, conversations: Sequence[TalkTo], /) -> list[Refused | Unknown | None]: ...
+
+    def check_usable(self) -> None: ...

@@ -1,9 +1,9 @@
 """A store in one SQLite file, for several threads and several processes of one machine at once.
 
-One thread of a process writes at a time, a batch or some conversations (casops.stores) in one transaction: one sync for
-all of it.  Batches that only read do not wait for it: a second connection answers them beside the one that writes.
-(Callers who ask at once come here together: casops.callers.)  A conversation begins with what its worker wants written
-at once, and goes on only if that could not be, so that the lock is held for little more than the writing.
+One thread of a process writes at a time, in one transaction all that wait for it: one sync.  Batches that only
+read do not wait: a second connection answers them beside the one that writes.  (Callers who ask at once mostly come
+here together already: casops.callers.)  A conversation (casops.stores) begins with what its worker wants written at
+once, and goes on only if that could not be, so that the lock is held for little more than the writing.
 
 What becomes of an error (all of a transaction share its fate; replies rest on what it saw):
 
@@ -17,7 +17,7 @@ What becomes of an error (all of a transaction share its fate; replies rest on w
     any error before COMMIT is sent              Refused              rolled back
     COMMIT: no room, or busy                     Refused              the frame that makes it a commit is not there
     COMMIT: I/O error (also fsync), any other    Unknown              it may be in the log and a crash revive it
-    any other exception (Ctrl-C)                 is raised            nobody knows
+    any other exception (Ctrl-C)                 is raised            what waited with it gets Unknown
 
 After an error the connection is opened anew.  A crash leaves what was committed, nothing else.
 
@@ -38,11 +38,12 @@ import os
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 from casops.errors import StoreUnavailable, UsageError
 from casops.messages import Refused, Reply, StoreRequest, Unknown
@@ -68,6 +69,13 @@ logger = logging.getLogger("casops")
 # process or a disk in trouble, and the caller should hear of it.
 BUSY_TIMEOUT: Final = 5.0
 
+# Requests in one transaction (what is larger goes alone).  About 10 ms of work, so other processes get the lock
+# in between and nobody waits long for strangers; beyond it the fsync is already shared by a hundred.
+TOGETHER: Final = 300
+
+# Requests that a conversation is reckoned to have, before it is known: documents that an operation on a few meets.
+CONVERSATION: Final = 6
+
 # Rows written, each taken for a page of log, after which the log is copied into the database: SQLite's own default.
 CHECKPOINT_EVERY: Final = 1000
 
@@ -78,6 +86,21 @@ LONGEST_WAIT: Final = 10.0
 
 # Calls of an AsyncSqliteStore under way at once: most of them read, and a thread that waits costs little.
 WORKERS: Final = 32
+
+
+Work: TypeAlias = Callable[[Transaction], None]
+
+_NOT_TOLD: Final = Unknown("another thread was writing this and has not told what became of it")
+
+
+class _Job:
+    """What a thread wants done in a transaction."""
+
+    __slots__ = ("outcome", "reading", "size", "work")
+
+    def __init__(self, work: Work, size: int, reading: bool) -> None:
+        self.work, self.size, self.reading = work, size, reading
+        self.outcome: Refused | Unknown | None = _NOT_TOLD  # until somebody has
 
 
 class SqliteStore:
@@ -114,6 +137,7 @@ class SqliteStore:
         self._forks = sqlite_forks.forks()
         sqlite_forks.note_open(self, self._identity)
         self._writing = OneAtATime()
+        self._jobs: deque[_Job] = deque()  # that nobody has taken
         self._sound = True  # the connection that writes: no transaction is open, no error was seen
         self._closed = False
         self._to_checkpoint = CHECKPOINT_EVERY  # at once: the processes before may have been too short-lived for it
@@ -127,14 +151,14 @@ class SqliteStore:
         self.check_usable()
         asked = Batch(batch)
         failed = None
-        if not asked.empty and not (asked.reads and self._read(asked)):
-            failed = self._write(asked.carry_out, reading=asked.reads)
+        if asked.size and not (asked.reads and self._read(asked)):
+            failed = self._write(asked.carry_out, asked.size, reading=asked.reads)
         return asked.replies(failed)
 
     def converse(self, conversations: Sequence[TalkTo], /) -> list[Refused | Unknown | None]:
         """See ConversingStore.  Raises as perform does."""
         self.check_usable()
-        failed = self._write(talk(conversations), reading=False)
+        failed = self._write(talk(conversations), CONVERSATION * len(conversations), reading=False)
         return [failed] * len(conversations)
 
     def close(self) -> None:
@@ -197,22 +221,42 @@ class SqliteStore:
             with suppress(sqlite3.Error):
                 reader.close()
 
-    def _write(self, work: Callable[[Transaction], None], *, reading: bool) -> Refused | Unknown | None:
-        """Do it in one transaction when it is one's turn.  None: it is committed.  Else what became of all of it."""
+    def _write(self, work: Work, size: int, *, reading: bool) -> Refused | Unknown | None:
+        """Do it when it is one's turn, or have it done with others.  None: it is committed.  Else what became of it."""
+        job = _Job(work, size, reading)
         try:
             try:
-                if not self._writing.take(LONGEST_WAIT + self._busy_timeout):
+                self._jobs.append(job)
+                if not self._writing.take(LONGEST_WAIT + self._busy_timeout) and self._withdrawn(job):
                     return Refused("the store is busy: an operation of this process keeps it to itself")
-                self._check_open()  # close may have come in between
-                failed = self._carry_out(work, reading=reading)
-                if self._to_checkpoint >= CHECKPOINT_EVERY:
-                    self._checkpoint()
-                return failed
+                while self._writing.mine and job in self._jobs:
+                    self._check_open()  # close may have come in between
+                    self._work_off()
+                return job.outcome
             finally:
                 self._leave()
         except BaseException:
+            self._withdrawn(job)
             self._leave()  # Ctrl-C may have met the other one
             raise
+
+    def _withdrawn(self, job: _Job) -> bool:
+        """Nobody shall do it.  False: somebody has taken it."""
+        with suppress(ValueError):
+            self._jobs.remove(job)
+            return True
+        return False
+
+    def _work_off(self) -> None:
+        """All that wait, in one transaction."""
+        group = [self._jobs.popleft()]
+        while self._jobs and sum(job.size for job in group) + self._jobs[0].size <= TOGETHER:
+            group.append(self._jobs.popleft())
+        failed = self._carry_out([job.work for job in group], reading=all(job.reading for job in group))
+        for job in group:
+            job.outcome = failed
+        if self._to_checkpoint >= CHECKPOINT_EVERY:
+            self._checkpoint()
 
     def _leave(self) -> None:
         """Let others write.  No transaction is left behind, and a connection that saw an error is not trusted again."""
@@ -222,14 +266,14 @@ class SqliteStore:
                 self._sound = True
             self._writing.leave()
 
-    def _carry_out(self, work: Callable[[Transaction], None], *, reading: bool) -> Refused | Unknown | None:
+    def _carry_out(self, works: Sequence[Work], *, reading: bool) -> Refused | Unknown | None:
         committing = self._sound = False
         try:
-            transaction = self._transact(work, writing=not reading)
+            transaction = self._transact(works, writing=not reading)
             if reading and transaction.time_passed:
                 # The database's time must move on first, or a version could expire, live again and expire again.
                 self._connected().execute("ROLLBACK")
-                transaction, reading = self._transact(work, writing=True), False
+                transaction, reading = self._transact(works, writing=True), False
             transaction.finish()
             committing = not reading
             self._connected(look=committing).execute("COMMIT")
@@ -242,7 +286,7 @@ class SqliteStore:
             certain = not committing or certainly_not_committed(error)
             return (Refused if certain else Unknown)(explain(error, self._path))
 
-    def _transact(self, work: Callable[[Transaction], None], *, writing: bool) -> Transaction:
+    def _transact(self, works: Sequence[Work], *, writing: bool) -> Transaction:
         """All of a transaction but its COMMIT."""
         connection = self._connected(look=not writing)  # one that writes is looked at before its COMMIT
 
@@ -250,7 +294,8 @@ class SqliteStore:
             return Transaction(connection, writing=writing, wall=self._clock(), tombstones=self._tombstones)
 
         transaction = until_free(begin, self._busy_timeout)
-        work(transaction)
+        for work in works:
+            work(transaction)
         return transaction
 
     def _connected(self, *, look: bool = True) -> sqlite3.Connection:
@@ -307,6 +352,10 @@ class AsyncSqliteStore:
         """As SqliteStore.converse.  Cancelling does not stop it: its outcome is then unknown."""
         self.store.check_usable()
         return await asyncio.get_running_loop().run_in_executor(self._pool, self.store.converse, tuple(conversations))
+
+    def check_usable(self) -> None:
+        """As SqliteStore.check_usable."""
+        self.store.check_usable()
 
     async def close(self) -> None:
         """Wait for writes under way, cancelled ones too, then close the store."""

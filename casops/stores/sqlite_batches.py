@@ -36,8 +36,8 @@ class Batch:
         self._bug: AssertionError | None = None
 
     @property
-    def empty(self) -> bool:
-        return not self._fit
+    def size(self) -> int:
+        return len(self._fit)
 
     @property
     def reads(self) -> bool:
