@@ -129,7 +129,7 @@ def test_an_interruption_while_it_is_left_is_made_good(store: SqliteStore, monke
 
 def test_whom_nobody_woke_looks_for_himself(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("casops.stores.one_at_a_time.LOOK_AGAIN", 0.01)
-    assert store._writing.take(0)
+    assert store._writing.take(0, unless=lambda: False)
     other = Asking(store, [Insert(Key("others", "1"), "x")])
     eventually(lambda: store._writing._free._waiters)  # type: ignore[attr-defined]
     store._writing._holder = 0  # and then it was interrupted
@@ -243,6 +243,36 @@ def test_those_who_wait_are_committed_together(store: SqliteStore, other: sqlite
     assert len({replies[0].cas for replies in outcomes}) == 9
 
 
+@pytest.mark.usefixtures("nobody_looks")
+def test_who_is_done_does_not_wait_for_who_comes_next(store: SqliteStore, other: sqlite3.Connection) -> None:
+    """On a slow disk one after the other would hear of it once a sync."""
+    meant, go_on = store._carry_out, threading.Event()
+    groups: list[int] = []
+
+    def slow(works: Any, **named: Any) -> Any:
+        groups.append(len(works))
+        if len(groups) > 2:
+            assert go_on.wait(SECONDS)
+        return meant(works, **named)
+
+    store._carry_out = slow  # type: ignore[method-assign]
+    leave = store._writing.leave
+    late: list[Asking] = []
+
+    def leaves() -> None:
+        leave()
+        if len(groups) == 2 and not late:
+            late.append(Asking(store, inserts(1, first=20)[0]))
+            eventually(lambda: len(groups) == 3)
+
+    store._writing.leave = leaves  # type: ignore[method-assign]
+    outcomes = together(store, other, inserts(6))
+    assert all(isinstance(replies[0], Stored) for replies in outcomes)
+    assert groups == [1, 5, 1]
+    go_on.set()
+    assert isinstance(late[0].outcome()[0], Stored)
+
+
 def test_a_group_is_bounded_but_takes_every_batch_whole(
     store: SqliteStore, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,7 +337,7 @@ def test_who_waits_in_vain_is_told_what_is_true(
         assert go_on.wait(SECONDS)
         return meant(works, **named)
 
-    assert store._writing.take(0)
+    assert store._writing.take(0, unless=lambda: False)
     taken = [Asking(store, each) for each in inserts(2)]
     eventually(lambda: len(store._jobs) == 2)
     store._carry_out = slow  # type: ignore[method-assign]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 __all__ = ["OneAtATime"]
@@ -33,15 +34,17 @@ class OneAtATime:
     def mine(self) -> bool:
         return self._holder == threading.get_ident()
 
-    def take(self, seconds: float) -> bool:
-        """Wait for it.  False: it was not free for so long."""
+    def take(self, seconds: float, *, unless: Callable[[], bool]) -> bool:
+        """Wait for it.  False: it was not free for so long, or there is no need any more."""
         until = time.monotonic() + seconds
         with self._free:
-            while self._holder:
+            while self._holder and not unless():
                 left = until - time.monotonic()
                 if left <= 0:
                     return False
                 self._free.wait(min(left, LOOK_AGAIN))
+            if unless():
+                return False
             self._holder = threading.get_ident()
         return True
 
@@ -50,4 +53,4 @@ class OneAtATime:
         if self.mine:
             self._holder = 0  # before anything that waits and can be interrupted
             with self._free:
-                self._free.notify()
+                self._free.notify_all()  # some of them may have no need any more

@@ -96,11 +96,12 @@ _NOT_TOLD: Final = Unknown("another thread was writing this and has not told wha
 class _Job:
     """What a thread wants done in a transaction."""
 
-    __slots__ = ("outcome", "reading", "size", "work")
+    __slots__ = ("done", "outcome", "reading", "size", "work")
 
     def __init__(self, work: Work, size: int, reading: bool) -> None:
         self.work, self.size, self.reading = work, size, reading
-        self.outcome: Refused | Unknown | None = _NOT_TOLD  # until somebody has
+        self.outcome: Refused | Unknown | None = _NOT_TOLD
+        self.done = False
 
 
 class SqliteStore:
@@ -168,7 +169,7 @@ class SqliteStore:
         self._check_not_writing()
         self._closed = True  # from here on nobody begins
         try:
-            if self._writing.take(LONGEST_WAIT + self._busy_timeout):
+            if self._writing.take(LONGEST_WAIT + self._busy_timeout, unless=lambda: False):
                 self._disconnect()
         finally:
             self._writing.leave()
@@ -227,11 +228,12 @@ class SqliteStore:
         try:
             try:
                 self._jobs.append(job)
-                if not self._writing.take(LONGEST_WAIT + self._busy_timeout) and self._withdrawn(job):
+                if self._writing.take(LONGEST_WAIT + self._busy_timeout, unless=lambda: job.done):
+                    while job in self._jobs:
+                        self._check_open()  # close may have come in between
+                        self._work_off()
+                elif self._withdrawn(job):
                     return Refused("the store is busy: an operation of this process keeps it to itself")
-                while self._writing.mine and job in self._jobs:
-                    self._check_open()  # close may have come in between
-                    self._work_off()
                 return job.outcome
             finally:
                 self._leave()
@@ -254,7 +256,7 @@ class SqliteStore:
             group.append(self._jobs.popleft())
         failed = self._carry_out([job.work for job in group], reading=all(job.reading for job in group))
         for job in group:
-            job.outcome = failed
+            job.outcome, job.done = failed, True
         if self._to_checkpoint >= CHECKPOINT_EVERY:
             self._checkpoint()
 
