@@ -317,10 +317,21 @@ def test_more_than_a_group_is_several_groups(casops: CasOps, pool: ThreadPoolExe
         partial(casops.run, Open(account=f"b{number}", balance=1), operation_id=f"b{number}")
         for number in range(MOST + 10)
     ]
+    callers = casops._callers
+    assert callers is not None
+    group, began = callers._group, list[float]()
+
+    def noted(lead: Any) -> Any:
+        taken = group(lead)
+        began.append(lead.since)
+        return taken
+
+    callers._group = noted  # type: ignore[method-assign]
     first, waiting = behind_one(casops, pool, calls)
     GATES["first"].set()
     for each in (first, *waiting):
         each.result(SECONDS)
+    assert len(set(began)) > 1  # the patience of the others begins anew with each
     assert all(casops.read(Account.ref(f"b{number}")) for number in range(MOST + 10))
 
 
@@ -539,16 +550,17 @@ def test_who_goes_on_alone_is_driven_by_nobody_else(
 ) -> None:
     """A leader that comes back from a slow one must not touch those whose patience was over."""
     store, slow, go_on = Conversing(), threading.Event(), threading.Event()
+    third, go_on_too = threading.Event(), threading.Event()
     callers = Callers(store)
-    ran: list[tuple[int, str]] = []
+    ran: list[int] = []
 
     def work(number: int) -> Generator[Wish, Any, int]:
         def steps() -> Steps[int]:
             yield (Read(Key(RESULTS, str(number))),)
-            ran.append((number, threading.current_thread().name))
-            if number == 1:
-                slow.set()
-                assert go_on.wait(SECONDS)
+            ran.append(number)
+            if number in (1, 3):
+                (slow if number == 1 else third).set()
+                assert (go_on if number == 1 else go_on_too).wait(SECONDS)
             (reply,) = yield (Insert(Key(RESULTS, str(number)), "1"),)
             assert isinstance(reply, Stored)
             return number
@@ -570,13 +582,17 @@ def test_who_goes_on_alone_is_driven_by_nobody_else(
     for call in list(callers._calls):
         call.ring()  # as if they had looked by themselves
     eventually(lambda: not callers._calls)
-    assert [each.result(SECONDS) for each in waiting[1:]] == [2, 3]
+    assert waiting[1].result(SECONDS) == 2
+    assert third.wait(SECONDS)
     assert pool.submit(callers.run, work(4)).result(SECONDS) == 4
     assert not waiting[0].done(), waiting[0].exception()
     go_on.set()
     assert waiting[0].result(SECONDS) == 1
+    eventually(lambda: callers._idle or not thread_is_had)  # the leader has come to its end
+    go_on_too.set()
+    assert waiting[2].result(SECONDS) == 3
     assert first.result(SECONDS) == 0
-    assert sorted(number for number, _ in ran) == [0, 1, 2, 3, 4]
+    assert sorted(ran) == [0, 1, 2, 3, 4]
     assert not callers._calls
 
 
