@@ -386,6 +386,17 @@ def test_a_transaction_that_fails_is_told_to_each(
     assert balances(casops)[:4] == [1, 0, 0, 0]
 
 
+def test_who_comes_does_not_go_before_those_who_wait(casops: CasOps) -> None:
+    callers = casops._callers
+    assert callers is not None
+    waiting = _Call(casops._engine.execute_at_once(casops._engine.work(Pay(account="a2"), "waits"), "waits"))
+    callers._calls[waiting] = None
+    assert callers._alone() is None
+    callers._calls.clear()
+    assert callers._alone() is not None
+    assert callers._alone() is None
+
+
 def test_threads_of_ours_are_used_again_and_end(
     casops: CasOps, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -746,13 +757,19 @@ class AsyncConversing:
     def __init__(self) -> None:
         self.store = Conversing()
         self.store.begin.set()
+        self.may_converse = asyncio.Event()
+        self.may_converse.set()
+        self.held: list[TalkTo] = []
+        self.asked = 0
 
     async def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
         await asyncio.sleep(0)
         return self.store.perform(batch)
 
     async def converse(self, conversations: Sequence[TalkTo], /) -> list[Any]:
-        await asyncio.sleep(0)
+        self.held += [each for each in conversations if each not in self.held]
+        self.asked += len(conversations)
+        await self.may_converse.wait()
         return self.store.converse(conversations)
 
     def check_usable(self) -> None:
@@ -772,3 +789,40 @@ async def test_a_task_that_waits_for_something_goes_on_alone() -> None:
 
     await asyncio.wait_for(asyncio.gather(*(ask(number) for number in range(3))), SECONDS)
     assert order == [1, 2, 0]
+
+
+async def soon(happened: Callable[[], object]) -> None:
+    async with asyncio.timeout(SECONDS):
+        while not happened():
+            await asyncio.sleep(0.001)
+
+
+async def test_a_conversation_whose_leader_was_cancelled_is_not_held_again() -> None:
+    """It may be under way in a thread; who wanted it asks anew."""
+    store = AsyncConversing()
+    callers = AsyncCallers(store)
+    store.may_converse.clear()
+    calls = [asyncio.create_task(callers.run(worker(number, False))) for number in range(2)]
+    await soon(lambda: store.asked == 2)
+    for task in callers._tasks:
+        task.cancel()
+    store.may_converse.set()
+    await asyncio.wait_for(asyncio.gather(*calls), SECONDS)
+    assert store.asked == len(store.held)
+
+
+async def test_a_task_that_was_cancelled_while_it_waited_is_not_begun() -> None:
+    store = AsyncConversing()
+    callers = AsyncCallers(store)
+    store.may_converse.clear()
+    first = asyncio.create_task(callers.run(worker(0, False)))
+    await soon(lambda: store.asked)
+    waiting = [asyncio.create_task(callers.run(worker(number, False))) for number in (1, 2)]
+    await soon(lambda: len(callers._calls) == 2)
+    waiting[0].cancel()
+    await asyncio.sleep(0)
+    store.may_converse.set()
+    await asyncio.wait_for(asyncio.gather(first, waiting[1]), SECONDS)
+    one, two = store.store.memory.perform([Read(Key(RESULTS, "1")), Read(Key(RESULTS, "2"))])
+    assert isinstance(one, Missing)
+    assert isinstance(two, Version)

@@ -127,6 +127,18 @@ def test_an_interruption_while_it_is_left_is_made_good(store: SqliteStore, monke
     assert isinstance(Asking(store, [Insert(Key("others", "1"), "x")]).outcome()[0], Stored)
 
 
+def test_what_was_interrupted_while_it_waited_is_not_done(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store._writing, "take", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.perform([Insert(Key("first", "1"), "x")])
+    assert isinstance(store.perform([Insert(Key("others", "1"), "x")])[0], Stored)
+    assert store.perform([Read(Key("first", "1"))]) == [Missing()]
+
+
 def test_whom_nobody_woke_looks_for_himself(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("casops.stores.one_at_a_time.LOOK_AGAIN", 0.01)
     assert store._writing.take(0, unless=lambda: False)
