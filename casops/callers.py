@@ -35,6 +35,10 @@ T = TypeVar("T")
 # Seconds.  A group takes a few milliseconds, most of it for the disk; others do not stand still for longer than this.
 PATIENCE: Final = 0.05
 
+# Seconds between two groups.  Those who were just answered come back with what they want next, and groups are larger:
+# 4 processes of 4 callers 1,440 -> 1,650 operations per second, 16 callers of one 1,860 -> 2,000.
+BREATH: Final = 0.00005
+
 # Seconds that a thread waits for more to do, since to start one takes as long as an operation.
 IDLE: Final = 1.0
 
@@ -150,6 +154,8 @@ class Callers:
                     for call in lead.hands:
                         call.fails()
                 self._may(lead, ())
+                if len(group) > 1:
+                    time.sleep(BREATH)
             try:
                 lead = self._leads.get(timeout=IDLE)
             except Empty:
