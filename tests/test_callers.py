@@ -138,6 +138,13 @@ def behind_one(
     return first, waiting
 
 
+def nobody_leads(casops: CasOps) -> None:
+    """The thread of ours has seen that nobody waits any more."""
+    callers = casops._callers
+    assert callers is not None
+    eventually(lambda: callers._leader is None or callers._leader.over)
+
+
 def balances(casops: CasOps) -> list[int]:
     return [int(account.balance) for number in range(OTHERS + 1) if (account := casops.read(Account.ref(f"a{number}")))]
 
@@ -169,7 +176,7 @@ def test_those_who_wait_are_read_and_written_together(
     assert written.count("BEGIN IMMEDIATE") == 2  # the first one's, and that of all others
     assert len([each for each in reading if each.startswith("SELECT")]) == 1
     assert balances(casops) == [1] * (OTHERS + 1)
-    # They have come to nothing again: the next one is alone.
+    nobody_leads(casops)
     assert pay(casops, 0) == threading.current_thread().name
 
 
@@ -640,6 +647,7 @@ def test_a_call_that_was_interrupted_twice_is_not_kept(casops: CasOps, pool: Thr
     for each in (first, waiting):
         each.result(SECONDS)
     eventually(lambda: not callers._calls)
+    nobody_leads(casops)
     assert pay(casops, 3) == threading.current_thread().name
 
 
