@@ -102,30 +102,32 @@ def reads(wish: Wish) -> bool:
 
 def combined(
     errands: Iterable[Errand[Any]], may: Callable[[Sequence[Errand[Any]]], bool]
-) -> Generator[Wish, Any, None]:
-    """Carry out errands together until all are over.
+) -> Generator[Wish, Any, bool]:
+    """Carry out errands together until all are over.  Gives whether anything was written.
 
     may: is asked before anything is done with some of them, and lets go of those that it was asked about before;
     False ends it here, for each goes on alone.
     """
-    going = list(errands)
+    going, wrote = list(errands), False
     while going:
         for errand in going:
             if errand.wish is None:
                 if not may((errand,)):
-                    return
+                    return wrote
                 errand.advance()
         going = [errand for errand in going if not errand.over]
         reading = [errand for errand in going if reads(cast(Wish, errand.wish))]
         asking = reading or going
         if not may(asking):
-            return
+            return wrote
         if reading:
             batches = [cast("tuple[StoreRequest, ...]", errand.wish) for errand in reading]
             replies = iter((yield tuple(request for batch in batches for request in batch)))
             for errand, batch in zip(reading, batches, strict=True):
                 errand.tell([next(replies) for _ in batch])
         elif going:
+            wrote = True
             outcomes = yield Conversations(tuple(cast("Conversation[Any]", errand.wish) for errand in going))
             for errand, outcome in zip(going, outcomes, strict=True):
                 errand.tell(outcome)
+    return wrote
