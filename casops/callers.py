@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -31,6 +32,9 @@ from casops.stores import AsyncConversingStore, ConversingStore
 __all__ = ["AsyncCallers", "Callers"]
 
 T = TypeVar("T")
+log = logging.getLogger("casops")
+
+FAILED: Final = "the work for several callers failed, each goes on alone"
 
 # Seconds.  A group takes a few milliseconds, most of it for the disk; others do not stand still for longer than this.
 PATIENCE: Final = 0.05
@@ -151,7 +155,8 @@ class Callers:
                 wrote = False
                 try:
                     wrote = drive(combined(group, partial(self._may, lead)), self._store)
-                except BaseException:  # noqa: BLE001 - of the store, for example that it is closed: each hears it alone
+                except BaseException:  # of the store, for example that it is closed: each hears it alone
+                    log.debug(FAILED, exc_info=True)
                     for call in lead.hands:
                         call.fails()
                 self._may(lead, ())
@@ -236,7 +241,8 @@ class AsyncCallers:
             timer = asyncio.get_running_loop().call_later(PATIENCE, self._stop, lead)
             try:
                 await adrive(combined(group, partial(self._may, lead)), self._store)
-            except Exception:  # noqa: BLE001 - see Callers
+            except Exception:  # see Callers
+                log.debug(FAILED, exc_info=True)
                 for call in lead.hands:
                     call.fails()
             finally:

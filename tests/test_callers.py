@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from casops import AsyncCasOps, CasOps, Documents, Expired, Operation, Ref, StoreUnavailable, UsageError, local
-from casops.callers import AsyncCallers, Callers, _Call
+from casops.callers import AsyncCallers, Callers, _Call, _Lead
 from casops.combining import MOST
 from casops.conversations import Wish, at_once
 from casops.messages import (
@@ -625,9 +625,9 @@ def test_a_function_that_asks_another_front_of_its_store_is_told_off_at_once(
     """While the store is held; a thread of that front's would wait for the store, and the function for that thread."""
     other = CasOps(store, options=QUICK)
     assert other._callers is not None
+    other._callers._leader = _Lead()  # another caller of that front is at work, so that this one would queue up
 
     def conversation(_: Any) -> None:
-        other._callers._leader = other._callers._leader or None  # type: ignore[union-attr]
         pay(other, 1)
 
     with pytest.raises(UsageError, match="must not ask"):
