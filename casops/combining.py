@@ -21,7 +21,7 @@ import contextvars
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Final, Generic, TypeVar, cast
 
-from casops.conversations import Conversation, Conversations, Wish
+from casops.conversations import Conversations, Wish
 from casops.local import local_reply
 from casops.messages import FreshId, Read, ReadClock, Scan, StoreRequest, Unknown
 
@@ -65,7 +65,7 @@ class Errand(Generic[T]):
             self.ends(error=error)
         else:
             self.wish, self._reply = wish, None
-            self.over = not (isinstance(wish, Conversation) or reads(wish))
+            self.over = not (isinstance(wish, Conversations) or reads(wish))
 
     def tell(self, reply: Any) -> None:
         """The reply to what it asked."""
@@ -78,8 +78,8 @@ class Errand(Generic[T]):
 
     def fails(self) -> None:
         """What it asked for together with others came to nothing that could be told to each: it asks again, alone."""
-        if isinstance(self.wish, Conversation):
-            self.tell(_NOT_TOLD)
+        if isinstance(self.wish, Conversations):
+            self.tell([_NOT_TOLD for _ in self.wish.all])
         self.over = True
 
     def rest(self) -> Generator[Wish, Any, T]:
@@ -127,7 +127,8 @@ def combined(
                 errand.tell([next(replies) for _ in batch])
         elif going:
             wrote = True
-            outcomes = yield Conversations(tuple(cast("Conversation[Any]", errand.wish) for errand in going))
-            for errand, outcome in zip(going, outcomes, strict=True):
-                errand.tell(outcome)
+            wishes = [cast(Conversations, errand.wish).all for errand in going]
+            outcomes = iter((yield Conversations(tuple(each for wish in wishes for each in wish))))
+            for errand, wish in zip(going, wishes, strict=True):
+                errand.tell([next(outcomes) for _ in wish])
     return wrote

@@ -94,12 +94,12 @@ class Conversation(Generic[T]):
 
 @value()
 class Conversations:
-    """Of several workers, to go in one transaction, one after the other.  Told an outcome for each."""
+    """Of one or several workers, to go in one transaction, one after the other.  Told an outcome for each."""
 
     all: tuple[Conversation[Any], ...]
 
 
-Wish: TypeAlias = Request | Conversation[Any] | Conversations
+Wish: TypeAlias = Request | Conversations
 
 
 def at_once(begin: Callable[[], Steps[T]], again: Callable[[], Steps[T]]) -> Generator[Wish, Any, T]:
@@ -115,7 +115,7 @@ def at_once(begin: Callable[[], Steps[T]], again: Callable[[], Steps[T]]) -> Gen
             return cast(T, stop.value)
         while isinstance(request, tuple) and _writes(request):
             conversation = Conversation(steps, request)
-            failed = cast("Refused | Unknown | None", (yield conversation))
+            (failed,) = cast("list[Refused | Unknown | None]", (yield Conversations((conversation,))))
             if failed is not None and (conversation.begun or isinstance(failed, Unknown)):
                 return (yield from _ask_again(again, failed, durable=durable))
             if failed is not None:

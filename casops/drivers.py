@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeVar, cast
 
-from casops.conversations import Conversation, Conversations, Wish
+from casops.conversations import Conversations, Wish
 from casops.local import local_reply, spread
 from casops.messages import Pause, Turn
 from casops.stores import AsyncConversingStore, AsyncStore, ConversingStore, Store
@@ -51,8 +51,6 @@ def drive(steps: Generator[Wish, Any, T], store: Store, turn: Callable[[], Known
             elif isinstance(request, Pause):
                 time.sleep(spread(request.seconds))
                 reply = None
-            elif isinstance(request, Conversation):
-                (reply,) = cast(ConversingStore, store).converse((request,))
             elif isinstance(request, Conversations):
                 reply = cast(ConversingStore, store).converse(request.all)
             elif isinstance(request, Turn):
@@ -79,8 +77,6 @@ async def adrive(
             elif isinstance(request, Pause):
                 await asyncio.sleep(spread(request.seconds))
                 reply = None
-            elif isinstance(request, Conversation):
-                (reply,) = await cast(AsyncConversingStore, store).converse((request,))
             elif isinstance(request, Conversations):
                 reply = await cast(AsyncConversingStore, store).converse(request.all)
             elif isinstance(request, Turn):
