@@ -98,6 +98,13 @@ class MemoryStore:
             }
         return {key: version for key, version in shows.items() if isinstance(version, Version)}
 
+    def version(self, key: Key) -> Version | None:
+        """What a Read of this key would show, for checkers."""
+        with self._lock:
+            self._now = max(self._now, self._clock())
+            found = shown(self._row(key), self._now)
+        return found if isinstance(found, Version) else None
+
     def _row(self, key: Key) -> Row | None:
         return self._rows.get(key.collection, {}).get(key.id)
 

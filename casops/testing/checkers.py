@@ -129,12 +129,12 @@ class Watcher:
         for operation_id in {key.id} if key.collection == INTENTIONS else concerned:
             self._check_listed(operation_id)
 
-    def saw(self, request: StoreRequest, versions: Versions) -> None:
-        """This request succeeded, and left the store so."""
+    def saw(self, request: StoreRequest, version: Callable[[Key], Version | None]) -> None:
+        """This request succeeded; `version`: what a document is now."""
         if isinstance(request, AtOnce):
-            self.wrote_at_once({each.key: versions.get(each.key) for each in request.writes})
+            self.wrote_at_once({each.key: version(each.key) for each in request.writes})
         elif not isinstance(request, Read | Scan):
-            self.wrote(request.key, versions.get(request.key))
+            self.wrote(request.key, version(request.key))
 
     def wrote_at_once(self, after: Mapping[Key, Version | None]) -> None:
         """All of these were written in one moment, and are now so.

@@ -288,7 +288,7 @@ class Explorer:
             after_number = self._store(after) if isinstance(reply, Stored) else store
             if after_number != store:
                 watcher = Watcher(before.versions())
-                watcher.saw(self._requests.things[request], after.versions())
+                watcher.saw(self._requests.things[request], after.version)
             known = self._effects[store, request] = (after_number, self._replies.number(reply, comparable(reply)))
         return known
 

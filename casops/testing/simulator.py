@@ -380,10 +380,12 @@ class World:
         reply = self.store.perform_one(request)
         if isinstance(request, Read):
             self.queueing.saw(request.key, reply)
-        self._note(f"{process.name} → {tell_request(request)}   {tell_reply(reply)}" + (f"   ({how})" if how else ""))
+        if self._traced:
+            after = f"   ({how})" if how else ""
+            self._note(f"{process.name} → {tell_request(request)}   {tell_reply(reply)}{after}")
         if isinstance(reply, Stored):
             self._forget()
-            self.watcher.saw(request, self.store.versions())
+            self.watcher.saw(request, self.store.version)
         return reply
 
     def _forget(self) -> None:
