@@ -51,6 +51,7 @@ class AsyncCasOps:
         self._callers = AsyncCallers(store) if isinstance(store, AsyncConversingStore) else None
         self._turns = Turns()
         self._settler = AsyncSettler(self._engine, store)
+        self._loop: asyncio.AbstractEventLoop | None = None  # whose tasks use this
         self._closed = False
 
     @classmethod
@@ -156,6 +157,11 @@ class AsyncCasOps:
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError("this AsyncCasOps is closed")
+        loop = asyncio.get_running_loop()
+        if self._loop is None or self._loop.is_closed():
+            self._loop = loop
+        elif self._loop is not loop:
+            raise UsageError("this AsyncCasOps is used by another event loop: open one for each")
         self._engine.check_not_running()
 
     async def _turn(self, ticket: Ticket, ours: asyncio.Event) -> Known:

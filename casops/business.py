@@ -5,26 +5,23 @@ Must not be in here: anything that asks a store.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import to_json, to_jsonable_python
 
+from casops.arguments import fingerprint_of, restorable
 from casops.documents import Documents, NotRead, Ref
 from casops.errors import CasOpsError, Declined, InvalidDocument, UsageError
 from casops.messages import Key
 from casops.operations import Operation, result_adapter
 from casops.protocol.work import Evaluation, Failed, Refused, Success, Value, Wants
+from casops.sameness import difference
 
 R = TypeVar("R")
-
-# One text for equal arguments, for ever: fingerprints are stored.
-_to_text: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 # For whom business functions are running here, outermost first.  Emptied when they are over, for a thread or task that
 # one of them started may keep the context.
@@ -55,11 +52,12 @@ class OperationWork(Generic[R]):
         self._owner = owner
         self.adapter: TypeAdapter[R] = result_adapter(type(operation))
         self.name = operation.operation_name
-        self.arguments = operation.model_dump_json()
-        # Without what is at its default, so that a new argument with a default does not turn retries
-        # of old operations into other ones.
-        told = operation.model_dump(mode="json", exclude_defaults=True)
-        self.fingerprint = hashlib.sha256(_to_text([self.name, told]).encode()).hexdigest()
+        try:
+            self.arguments, self._same = restorable(operation)
+            self.fingerprint = fingerprint_of(operation)
+        except UsageError as error:
+            error.operation_id = operation_id
+            raise
         keys: dict[Key, None] = {}
         _note_refs(operation, keys)
         self.declared: tuple[Key, ...] = tuple(keys)
@@ -81,6 +79,8 @@ class OperationWork(Generic[R]):
     def _apply(self, documents: Documents) -> Evaluation:
         try:
             result: Any = self._operation.apply(documents)
+            if difference(self._operation, self._same) is not None:
+                raise UsageError("apply must not change its arguments, for it may have to run again with them")
             if inspect.isawaitable(result):
                 if inspect.iscoroutine(result):
                     result.close()
@@ -90,11 +90,16 @@ class OperationWork(Generic[R]):
             try:
                 # As it is stored: what JSON has no number for (infinity) is null for everybody.
                 details = to_jsonable_python(dict(refusal.details), inf_nan_mode="null")
-                return Refused(str(refusal.code), details, documents.looked_at)
+                return Refused(refusal.code, details, documents.looked_at)
             except ValueError as error:
                 return self._failed(UsageError(f"the details of {refusal} are not JSON: {error}"), True, documents)
         except CasOpsError as error:
             return self._failed(error, True, documents)
+        except StopIteration as error:
+            # It must not be passed on as it is: it would end the generators that it passes through.
+            told = RuntimeError("apply raised StopIteration")
+            told.__cause__ = error
+            return Failed(told, False, documents.looked_at)
         except Exception as error:  # noqa: BLE001 - business code may raise anything; it is passed on
             return Failed(error, False, documents.looked_at)
 
@@ -113,7 +118,7 @@ def encode_result(adapter: TypeAdapter[R], result: R) -> Any:
         raise InvalidDocument(
             f"the result {result!r:.80} does not fit its type: {error}; nothing was written"
         ) from None
-    if type(back) is not type(meant) or back != meant:
+    if type(back) is not type(meant) or difference(back, meant) is not None:
         raise InvalidDocument(
             f"the result {result!r:.80} would come back from JSON as {back!r:.80}; nothing was written"
         )

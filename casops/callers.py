@@ -108,7 +108,7 @@ class Callers:
         finally:
             with self._lock:
                 self._calls.pop(call, None)
-        return drive(call.rest(), self._store)
+        return drive(call.rest(), self._store, begun=call.begun)
 
     def _alone(self) -> _Lead | None:
         """Lead those who may come meanwhile, if nobody is there."""
@@ -226,7 +226,7 @@ class AsyncCallers:
                 await call.bell.wait()
         finally:
             self._calls.pop(call, None)
-        return await adrive(call.rest(), self._store)
+        return await adrive(call.rest(), self._store, begun=call.begun)
 
     def _see_who_leads(self) -> None:
         if self._leader is None:

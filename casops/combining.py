@@ -51,6 +51,7 @@ class Errand(Generic[T]):
         self._value: T | None = None
         self._error: BaseException | None = None
         self._ended = False
+        self.begun = False  # it was told a reply
         self.over = False
 
     def advance(self) -> None:
@@ -69,7 +70,7 @@ class Errand(Generic[T]):
 
     def tell(self, reply: Any) -> None:
         """The reply to what it asked."""
-        self.wish, self._reply = None, reply
+        self.wish, self._reply, self.begun = None, reply, True
 
     def ends(self, *, value: T | None = None, error: BaseException | None = None) -> None:
         """That is all."""

@@ -20,6 +20,7 @@ from casops.errors import DocumentExists, DocumentMissing, InvalidDocument, Usag
 from casops.ids import MAX_ID_BYTES, check_id
 from casops.messages import RESERVED, Key
 from casops.protocol.work import Value
+from casops.sameness import difference
 
 
 class Document(BaseModel):
@@ -191,9 +192,12 @@ class Documents:
     def _dump(self, key: Key, document: Document | None) -> str | None:
         if document is None:
             return None
-        model, before = self._types[key], self._values[key].body
-        if before is not None and load(model, key, before) == document:
-            return before  # looked at, not changed: to the byte
+        before = self._values[key].body
+        if before is not None:
+            read = load(self._types[key], key, before)
+            # By the text, too, for 1 and True, and 5 and 5.00, are the same and are not stored alike.
+            if difference(read, document) is None and _text(key, read) == _text(key, document):
+                return before  # looked at, not changed: to the byte
         return dump(key, document)
 
 
@@ -206,19 +210,34 @@ def load(model: type[D], key: Key, body: str) -> D:
 
 
 def dump(key: Key, document: Document) -> str:
-    """A model as its body, validated again.  Raises InvalidDocument."""
-    model = type(document)
+    """A model as its body, validated again.  Raises InvalidDocument, also if it would come back as something else."""
+    text, model = _text(key, document), type(document)
     try:
-        # What is assigned to a field is not validated by pydantic; the text is.  round_trip leaves
-        # out computed fields, which are no data.
-        text = document.model_dump_json(by_alias=True, round_trip=True, warnings=False)
-        model.model_validate_json(text)
-    except ValueError as error:  # of pydantic, or of a codec underneath
-        why = _first(error) if isinstance(error, ValidationError) else str(error)
+        # What is assigned to a field is not validated by pydantic; the text is.
+        where = difference(document, model.model_validate_json(text))
+    except ValueError as error:
+        raise _invalid(key, document, error) from None
+    if where is not None:
         raise InvalidDocument(
-            f"the operation left {key} invalid as {model.__name__}: {why}; nothing was written"
-        ) from None
+            f"the operation left {key} such that {where or 'it'} would come back from JSON as something else; "
+            "nothing was written"
+        )
     return text
+
+
+def _text(key: Key, document: Document) -> str:
+    """Raises InvalidDocument."""
+    try:
+        # round_trip leaves out computed fields, which are no data.
+        return document.model_dump_json(by_alias=True, round_trip=True, warnings=False)
+    except ValueError as error:
+        raise _invalid(key, document, error) from None
+
+
+def _invalid(key: Key, document: Document, error: ValueError) -> InvalidDocument:
+    """error: of pydantic, or of a codec underneath."""
+    why = _first(error) if isinstance(error, ValidationError) else str(error)
+    return InvalidDocument(f"the operation left {key} invalid as {type(document).__name__}: {why}; nothing was written")
 
 
 def _first(error: ValidationError) -> str:

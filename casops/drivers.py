@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, TypeVar, cast
 
 from casops.conversations import Conversations, Wish
+from casops.errors import UsageError
 from casops.local import local_reply, spread
-from casops.messages import Pause, Turn
+from casops.messages import Batch, Pause, Refused, Turn
 from casops.stores import AsyncConversingStore, AsyncStore, ConversingStore, Store
 from casops.turns import NOTHING, Known
 
@@ -33,10 +34,12 @@ async def no_async_turn() -> Known:
     return NOTHING
 
 
-def drive(steps: Generator[Wish, Any, T], store: Store, turn: Callable[[], Known] = no_turn) -> T:
+def drive(
+    steps: Generator[Wish, Any, T], store: Store, turn: Callable[[], Known] = no_turn, *, begun: bool = False
+) -> T:
     """Run a protocol generator to its end on a store.  Blocks.
 
-    turn: waits for the turn of an operation that stands behind others.
+    turn: waits for the turn of an operation that stands behind others.  begun: it has asked the store before.
     """
     reply: Any = None
     try:
@@ -46,13 +49,15 @@ def drive(steps: Generator[Wish, Any, T], store: Store, turn: Callable[[], Known
                 request = steps.send(reply)
             except StopIteration as stop:
                 return cast(T, stop.value)
-            if isinstance(request, tuple):
-                reply = store.perform(request)
+            if isinstance(request, tuple | Conversations):
+                try:
+                    reply = _ask(store, request)
+                except UsageError as error:
+                    reply = _closed_meanwhile(request, error, begun=begun)
+                begun = True
             elif isinstance(request, Pause):
                 time.sleep(spread(request.seconds))
                 reply = None
-            elif isinstance(request, Conversations):
-                reply = cast(ConversingStore, store).converse(request.all)
             elif isinstance(request, Turn):
                 reply = turn()
             else:
@@ -62,9 +67,13 @@ def drive(steps: Generator[Wish, Any, T], store: Store, turn: Callable[[], Known
 
 
 async def adrive(
-    steps: Generator[Wish, Any, T], store: AsyncStore, turn: Callable[[], Awaitable[Known]] = no_async_turn
+    steps: Generator[Wish, Any, T],
+    store: AsyncStore,
+    turn: Callable[[], Awaitable[Known]] = no_async_turn,
+    *,
+    begun: bool = False,
 ) -> T:
-    """Run a protocol generator to its end on a store.  turn: as in drive."""
+    """Run a protocol generator to its end on a store.  turn, begun: as in drive."""
     reply: Any = None
     try:
         while True:
@@ -72,16 +81,40 @@ async def adrive(
                 request = steps.send(reply)
             except StopIteration as stop:
                 return cast(T, stop.value)
-            if isinstance(request, tuple):
-                reply = await store.perform(request)
+            if isinstance(request, tuple | Conversations):
+                try:
+                    reply = await _aask(store, request)
+                except UsageError as error:
+                    reply = _closed_meanwhile(request, error, begun=begun)
+                begun = True
             elif isinstance(request, Pause):
                 await asyncio.sleep(spread(request.seconds))
                 reply = None
-            elif isinstance(request, Conversations):
-                reply = await cast(AsyncConversingStore, store).converse(request.all)
             elif isinstance(request, Turn):
                 reply = await turn()
             else:
                 reply = local_reply(request)
     finally:
         steps.close()
+
+
+def _ask(store: Store, request: Batch | Conversations) -> Sequence[Any]:
+    if isinstance(request, Conversations):
+        return cast(ConversingStore, store).converse(request.all)
+    return store.perform(request)
+
+
+async def _aask(store: AsyncStore, request: Batch | Conversations) -> Sequence[Any]:
+    if isinstance(request, Conversations):
+        return await cast(AsyncConversingStore, store).converse(request.all)
+    return await store.perform(request)
+
+
+def _closed_meanwhile(request: Batch | Conversations, error: UsageError, *, begun: bool) -> list[Refused]:
+    """A store that is closed says so to whoever comes to it; to one who is in the middle it refuses what is left.
+
+    For "this did not happen" would not be true of what was declared, or more, before somebody closed it.
+    """
+    if not begun:
+        raise error
+    return [Refused(str(error)) for _ in (request.all if isinstance(request, Conversations) else request)]

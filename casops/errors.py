@@ -28,6 +28,7 @@ Must not be in here: anything but the errors.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 __all__ = [
@@ -94,7 +95,10 @@ class InvalidDocument(UsageError):
 
 
 class OperationMismatch(CasOpsError):
-    """The id was used before for another operation or for other arguments."""
+    """The id was used before for another operation or for other arguments: look at it with outcome().
+
+    A new id is for a new operation.  If this was a retry, it would do the operation once more.
+    """
 
 
 class Expired(CasOpsError):
@@ -106,13 +110,13 @@ class Expired(CasOpsError):
 class Declined(CasOpsError):
     """Raised by business code to refuse; recorded like a result and replayed to everybody who asks.
 
-    `code`: a short text for programs.  `details`: anything JSON can hold, or that pydantic can turn
-    into JSON (a Decimal becomes text); callers always see the JSON form.
+    `code`: a short text for programs (of an Enum, its value).  `details`: anything JSON can hold, or that pydantic
+    can turn into JSON (a Decimal becomes text); callers always see the JSON form.
     """
 
     def __init__(self, code: str, /, *, operation_id: str | None = None, **details: Any) -> None:
-        super().__init__(f"declined: {code}", operation_id=operation_id)
-        self.code = code
+        self.code = str(code.value if isinstance(code, Enum) else code)  # as it is stored
+        super().__init__(f"declined: {self.code}", operation_id=operation_id)
         self.details: Mapping[str, Any] = details
 
     def __str__(self) -> str:

@@ -5,15 +5,18 @@ Must not be in here: stores, records, the protocol.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic.fields import FieldInfo
 
 from casops.documents import Documents
 from casops.errors import UsageError
 from casops.ids import check_id
 
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 if TYPE_CHECKING:
 
@@ -25,13 +28,49 @@ if TYPE_CHECKING:
         own types would refuse.  Fields keep their types for whoever reads them.
         """
 
+        model_fields: ClassVar[dict[str, FieldInfo]]
+        __pydantic_fields__: ClassVar[dict[str, FieldInfo]]
+
         def __init__(self, **arguments: Any) -> None: ...
-        def model_dump(self, *, mode: str = ..., exclude_defaults: bool = ...) -> dict[str, Any]: ...
-        def model_dump_json(self, *, indent: int | None = ...) -> str: ...
+        @property
+        def model_fields_set(self) -> set[str]: ...
+        def model_copy(self, *, update: Mapping[str, Any] | None = ..., deep: bool = ...) -> Self: ...
+        def model_dump(
+            self,
+            *,
+            mode: str = ...,
+            include: Any = ...,
+            exclude: Any = ...,
+            by_alias: bool | None = ...,
+            exclude_unset: bool = ...,
+            exclude_defaults: bool = ...,
+            exclude_none: bool = ...,
+            round_trip: bool = ...,
+            warnings: bool = ...,
+        ) -> dict[str, Any]: ...
+        def model_dump_json(
+            self,
+            *,
+            indent: int | None = ...,
+            include: Any = ...,
+            exclude: Any = ...,
+            by_alias: bool | None = ...,
+            exclude_unset: bool = ...,
+            exclude_defaults: bool = ...,
+            exclude_none: bool = ...,
+            round_trip: bool = ...,
+            warnings: bool = ...,
+        ) -> str: ...
         @classmethod
-        def model_validate(cls, obj: Any) -> Self: ...
+        def model_validate(
+            cls, obj: Any, *, strict: bool | None = ..., from_attributes: bool | None = ..., context: Any = ...
+        ) -> Self: ...
         @classmethod
-        def model_validate_json(cls, json_data: str | bytes) -> Self: ...
+        def model_validate_json(
+            cls, json_data: str | bytes | bytearray, *, strict: bool | None = ..., context: Any = ...
+        ) -> Self: ...
+        @classmethod
+        def model_json_schema(cls, by_alias: bool = ...) -> dict[str, Any]: ...
 
 else:
 
@@ -40,7 +79,7 @@ else:
         model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
-class Operation(_Arguments, Generic[R]):
+class Operation(_Arguments, Generic[R_co]):
     """Base of all operations: `class Transfer(Operation[Receipt])`.
 
     The fields are the arguments (frozen; unknown ones are refused).  The type parameter is the type
@@ -54,7 +93,7 @@ class Operation(_Arguments, Generic[R]):
         super().__init_subclass__(**config)
         cls.operation_name = check_id(name if name is not None else cls.__name__, "operation name")
 
-    def apply(self, documents: Documents) -> R:
+    def apply(self, documents: Documents, /) -> R_co:
         """The business: change the documents and return the result, or raise Declined.
 
         Ordinary synchronous code.  It may run several times before it counts, and its documents may be of
@@ -77,11 +116,34 @@ def result_adapter(operation: type[Operation[R]]) -> TypeAdapter[R]:
 
 def result_type(operation: type[Operation[Any]]) -> Any:
     """The type of its result, as it is written in the class's base.  Raises UsageError."""
+    known: dict[Any, Any] = {}  # what stands for a type variable of a base, told by whoever derives from it
     for base in operation.__mro__:
         metadata: dict[str, Any] = getattr(base, "__pydantic_generic_metadata__", {})
-        arguments: tuple[Any, ...] = metadata.get("args") or ()
-        if metadata.get("origin") is Operation and not isinstance(arguments[0], TypeVar):
-            return arguments[0]
+        origin, arguments = metadata.get("origin"), metadata.get("args") or ()
+        if origin is None:
+            continue
+        told = [_with(known, argument) for argument in arguments]
+        if origin is Operation:
+            if not _open(told[0]):
+                return told[0]
+        else:
+            known.update(zip(origin.__pydantic_generic_metadata__["parameters"], told, strict=False))
     raise UsageError(
         f"{operation.__name__} does not say what its result is: class {operation.__name__}(Operation[Receipt])"
     )
+
+
+def _open(argument: Any) -> tuple[Any, ...]:
+    """The type variables of a type; a generic class that is named without any has none here."""
+    if isinstance(argument, TypeVar):
+        return (argument,)
+    metadata: dict[str, Any] = getattr(argument, "__pydantic_generic_metadata__", {})
+    return getattr(argument, "__parameters__", ()) if metadata.get("args") or get_args(argument) else ()
+
+
+def _with(known: dict[Any, Any], argument: Any) -> Any:
+    """A type in which what is known stands for its type variables."""
+    if isinstance(argument, TypeVar):
+        return known.get(argument, argument)
+    variables = _open(argument)
+    return argument[tuple(known.get(each, each) for each in variables)] if variables else argument

@@ -14,16 +14,16 @@ from casops.errors import Cancelled, Declined, DocumentMissing, UsageError
 from casops.messages import Key
 from casops.records import Event
 
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome(Generic[R]):
+class Outcome(Generic[R_co]):
     """How an operation ended; the same for everybody who asks, but for `replayed` and `taken_over`."""
 
     operation_id: str
     status: Literal["applied", "declined", "cancelled"]
-    value: R | None
+    value: R_co | None
     """The result if it was applied; `result` has its type."""
     refusal: Declined | None
     replayed: bool
@@ -37,13 +37,13 @@ class Outcome(Generic[R]):
     """Its name; None where an id was cancelled that nobody had declared."""
 
     @property
-    def result(self) -> R:
+    def result(self) -> R_co:
         """The result.  Raises Declined or Cancelled if there is none."""
         if self.refusal is not None:
             raise self.refusal
         if self.status == "cancelled":
             raise Cancelled("this operation was cancelled; it did not happen", operation_id=self.operation_id)
-        return cast(R, self.value)
+        return cast(R_co, self.value)
 
 
 @dataclass(frozen=True, slots=True)

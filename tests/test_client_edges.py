@@ -81,6 +81,21 @@ def test_a_torn_last_line_was_never_sent(tmp_path: Path, torn: str) -> None:
     assert waiting(path) == ["a"]
 
 
+@pytest.mark.parametrize("torn", ["", "{", '{"asks": "b", "oper', "\x00\x00\x00"])
+def test_a_torn_line_may_be_the_only_one(tmp_path: Path, torn: str) -> None:
+    (tmp_path / "pending.jsonl").write_text(torn)
+    assert waiting(tmp_path / "pending.jsonl") == []
+
+
+@pytest.mark.parametrize("foreign", ['{"important": "settings"}', "rubbish", "{}", '[{"asks": 1}'])
+def test_the_file_of_another_program_is_not_emptied(tmp_path: Path, foreign: str) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(foreign)
+    with pytest.raises(UsageError, match="line 1 of"):
+        PendingFile(path)
+    assert path.read_text() == foreign
+
+
 @pytest.mark.parametrize("broken", ["rubbish", '{"asks": 1}', "[]", "1", '{"asks": "a"}', "\xff", "[" * 100_000])
 def test_a_broken_line_in_the_middle_is_not_guessed_at(tmp_path: Path, broken: str) -> None:
     path = tmp_path / "pending.jsonl"

@@ -100,7 +100,7 @@ class PendingFile:
                 _apply(live, json.loads(line))
             except (ValueError, TypeError, KeyError, RecursionError):
                 # Nothing was sent for a torn line: it was not on the disk when the client died.
-                if number < len(lines):
+                if number < len(lines) or (number == 1 and not _may_be_ours(line)):
                     raise UsageError(
                         f"line {number} of {self._path} cannot be read: changed by something else. Mend or remove it"
                     ) from None
@@ -163,6 +163,12 @@ def _apply(live: dict[str, Asked], line: Any) -> None:
         raise ValueError("not texts")
     operation_id, operation, fingerprint, arguments = texts
     live[operation_id] = Asked(operation_id, operation, fingerprint, arguments, float(line["at"]))
+
+
+def _may_be_ours(line: bytes) -> bool:
+    """Whether it may be a line of ours that was torn: another program's file is not to be emptied."""
+    begun = line.rstrip(b"\0")  # what some file systems leave of what was not written
+    return any(begun.startswith(each) or each.startswith(begun) for each in (b'{"asks": ', b'{"ends": '))
 
 
 def _write_whole(path: Path, lines: Iterable[str]) -> None:

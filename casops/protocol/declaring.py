@@ -142,7 +142,8 @@ def check_fingerprint(work: Work, operation_id: str, fingerprint: str | None) ->
     """Raises OperationMismatch unless the id belongs to this very operation (None: cannot be told)."""
     if fingerprint is not None and fingerprint != work.fingerprint:
         raise OperationMismatch(
-            "this id belongs to an operation with other arguments; this one did not happen: use a new id",
+            "this id belongs to an operation with other arguments, and this one did not happen; if it was meant to be "
+            "the same, look with outcome() at what did happen: a new id would do it once more",
             operation_id=operation_id,
         )
 

@@ -69,6 +69,31 @@ async def asynchronous() -> None:
         assert_type(await casops.read(Account.ref("alice")), Account | None)
 
 
+class Renamed(Operation[Receipt]):
+    """Its parameter may have any name."""
+
+    def apply(self, docs: Documents) -> Receipt:
+        return Receipt(left=Decimal(len(self.model_fields_set)))
+
+
+async def results_are_covariant(casops: AsyncCasOps) -> None:
+    assert_type(str(await casops.run(Count(names=[]), operation_id="i")), str)  # an int where any object will do
+    several: list[Operation[BaseModel]] = [Transfer(source="a", target="b", amount=1), Renamed()]
+    outcome: Outcome[BaseModel] = await casops.execute(several[0], operation_id="j")
+    model: BaseModel = outcome.result
+    assert_type(model, BaseModel)
+
+
+def an_operation_is_a_model() -> None:
+    count = Count(names=["a"])
+    assert_type(count.model_copy(update={"names": []}), Count)
+    assert_type(count.model_dump(by_alias=True, exclude={"names"}), dict[str, Any])
+    assert_type(count.model_dump_json(exclude_none=True), str)
+    assert_type(Count.model_validate({"names": []}, strict=True), Count)
+    assert_type(Count.model_json_schema(), dict[str, Any])
+    assert_type(sorted(Count.model_fields), list[str])
+
+
 def told(notice: Notice) -> None:
     assert_type(notice.operation_id, str | None)
 

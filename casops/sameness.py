@@ -1,0 +1,60 @@
+"""Whether two values of business code are the same, field by field: what was meant, and what comes back from JSON.
+
+Not by `==`, since that may be the user's own: an account equal to every account of its number is no reason to take a
+changed balance for unchanged.  Of models and dataclasses the fields count, and no private attribute, which is no data.
+
+Must not be in here: JSON, what follows from a difference.
+"""
+
+# It looks into things of every type, so their members' types are not known.
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+__all__ = ["difference"]
+
+# What most fields are; no class of a user's has a say in how they compare.
+_PLAIN: Final = frozenset({str, int, bool, bytes, type(None)})
+
+
+def difference(a: Any, b: Any) -> str | None:
+    """None if they are the same, otherwise where they are not ("" at the top).
+
+    A list and a tuple are the same if their elements are, for a field may take either; so are 1 and 1.0, and two NaN.
+    """
+    kind = type(a)
+    if kind in _PLAIN and kind is type(b):
+        return None if a == b else ""
+    if isinstance(a, BaseModel) or is_dataclass(a):
+        return "" if kind is not type(b) else _of_members(_members(a), _members(b))
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return _of_members(a, b)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return _of_members(dict(enumerate(a)), dict(enumerate(b)))
+    # `!=` of a NaN with itself is the one way to tell it, whether float or Decimal.
+    return None if bool(a == b) or bool(a != a and b != b) else ""
+
+
+def _of_members(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> str | None:
+    if a.keys() != b.keys():
+        return ""
+    for name, value in a.items():
+        found = difference(value, b[name])
+        if found is not None:
+            return f"{name}.{found}" if found else str(name)
+    return None
+
+
+def _members(thing: Any) -> Mapping[str, Any]:
+    if not isinstance(thing, BaseModel):
+        return {field.name: getattr(thing, field.name) for field in fields(thing)}
+    own, known, extra = thing.__dict__, thing.__pydantic_fields__, thing.__pydantic_extra__
+    if len(own) > len(known):  # a functools.cached_property is no field
+        own = {name: value for name, value in own.items() if name in known}
+    return {**own, **extra} if extra else own

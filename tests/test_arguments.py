@@ -1,0 +1,473 @@
+"""What an operation is asked with: it survives JSON or is refused, and equal arguments have one fingerprint."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import Enum
+from functools import cached_property
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import pytest
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, RootModel, SecretStr, computed_field
+
+from casops import CasOps, Declined, Document, Documents, InvalidDocument, Operation, OperationMismatch, Ref, UsageError
+from casops.arguments import fingerprint_of, restorable
+from casops.operations import result_type
+from casops.sameness import difference
+
+T = TypeVar("T")
+
+
+class Account(Document, collection="accounts"):
+    balance: Decimal
+
+
+class Item(BaseModel):
+    name: str
+
+
+class Book(Item):
+    isbn: str
+
+
+class Card(BaseModel):
+    kind: Literal["card"] = "card"
+    amount: int
+
+
+class Cash(BaseModel):
+    kind: Literal["cash"] = "cash"
+    amount: int
+
+
+@dataclass
+class Point:
+    x: int
+    seen: set[str] = field(default_factory=set[str], compare=False)
+
+
+class Names(RootModel[set[str]]):
+    pass
+
+
+class Reward(Operation[int]):
+    accounts: set[str] | frozenset[str]
+
+
+class Pay(Operation[str]):
+    source: Ref[Account] = Field(alias="from")
+    amount: Decimal
+    method: Card | Cash = Field(discriminator="kind")
+    note: str = ""
+
+    @computed_field
+    def twice(self) -> Decimal:
+        return 2 * self.amount
+
+    @cached_property
+    def thrice(self) -> Decimal:
+        return 3 * self.amount
+
+    def apply(self, documents: Documents, /) -> str:
+        return f"{self.source.id} {self.amount} {self.method.kind} {self.thrice}"
+
+
+def pay(amount: Decimal | int | str = 5, method: Card | Cash | None = None, **more: Any) -> Pay:
+    return Pay(**{"from": "a", "amount": amount, "method": method or Card(amount=1), **more})
+
+
+# --- what does not survive ------------------------------------------------------------------------
+
+Cents = Annotated[int, BeforeValidator(lambda euros: round(Decimal(str(euros)) * 100))]
+Rounded = Annotated[float, PlainSerializer(lambda number: round(number))]
+
+
+class Deposit(Operation[int]):
+    amount: Cents
+
+
+class Login(Operation[None]):
+    secret: SecretStr
+
+
+class Quiet(Operation[None]):
+    hidden: int = Field(0, exclude=True)
+
+
+class Sell(Operation[None]):
+    item: Item
+
+
+class Many(Operation[None]):
+    items: list[Item] = Field(default_factory=list)
+
+
+class Anything(Operation[None]):
+    it: Any
+
+
+class Number(Operation[None]):
+    number: float
+
+
+class Loose(Operation[None]):
+    amount: Rounded
+
+
+@pytest.mark.parametrize(
+    ("operation", "where"),
+    [
+        (Deposit(amount="5.00"), "amount"),
+        (Login(secret="hunter2"), "secret"),
+        (Quiet(hidden=7), "hidden"),
+        (Sell(item=Book(name="n", isbn="i")), "item"),
+        (Many(items=[Item(name="n"), Book(name="n", isbn="i")]), "items.1"),
+        (Anything(it=Decimal("5.0")), "it"),
+        (Anything(it={1: "one"}), "it"),
+        (Anything(it=object()), "survive JSON"),
+        (Anything(it={"a": [float("inf"), b"\xff"]}), "survive JSON"),
+        (Loose(amount=1.5), "amount"),
+    ],
+    ids=lambda each: type(each).__name__ if isinstance(each, Operation) else "",
+)
+def test_arguments_that_would_come_back_as_others_are_refused(operation: Operation[Any], where: str) -> None:
+    with CasOps.open("memory://") as casops:
+        with pytest.raises(UsageError, match=where) as caught:
+            casops.run(operation, operation_id="i")
+        assert caught.value.happened is False
+        assert caught.value.operation_id == "i"
+        assert casops.outcome("i") is None
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        pay("5.10", Cash(amount=3), note="✓"),
+        Anything(it=None),
+        Anything(it=[1, {"a": "b"}, 1.5, True]),
+        Number(number=float("nan")),
+        Number(number=float("-inf")),
+        Many(items=(Item(name="a"),)),
+        Reward(accounts={"a", "b"}),
+        Deposit(amount=0),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_other_arguments_come_back(operation: Operation[Any]) -> None:
+    text, again = restorable(operation)
+    assert type(operation).model_validate_json(text) == again or "NaN" in text
+    assert fingerprint_of(again) == fingerprint_of(operation)
+
+
+def test_an_alias_and_a_computed_field_do_no_harm() -> None:
+    with CasOps.open("memory://") as casops:
+        assert casops.run(pay(), operation_id="i") == "a 5 card 15"
+        assert casops.run(pay(), operation_id="i") == "a 5 card 15"
+
+
+# --- fingerprints ---------------------------------------------------------------------------------
+
+
+def test_a_set_has_one_fingerprint_in_every_process() -> None:
+    code = (
+        "from tests.test_arguments import *\n"
+        "print(fingerprint_of(Reward(accounts={'a', 'b', 'c', 'dd', 'ee'})),"
+        " fingerprint_of(Anything(it=[1])), fingerprint_of(pay()))"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": str(seed), "PYTHONPATH": "."},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in range(4)
+    }
+    assert len(told) == 1
+
+
+class Deep(Operation[None]):
+    names: Names
+    points: dict[str, Point]
+    sets: list[frozenset[str]]
+    amounts: tuple[Decimal, ...] = ()
+
+
+def deep(names: list[str], amount: str = "1") -> Deep:
+    return Deep(
+        names=names,
+        points={"p": Point(1, set(names))},
+        sets=[frozenset(names)],
+        amounts=[amount],
+    )
+
+
+def test_sets_and_amounts_deep_inside() -> None:
+    many = [str(each) for each in range(100)]
+    # The same elements, put in in another order, may stand in another order in the set.
+    assert fingerprint_of(deep(many)) == fingerprint_of(deep(many[::-1]))
+    assert fingerprint_of(deep(many, "1.0")) == fingerprint_of(deep(many))
+    assert fingerprint_of(deep(many, "1.01")) != fingerprint_of(deep(many))
+    assert fingerprint_of(deep(many[1:])) != fingerprint_of(deep(many))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("100", "100.00"), ("100", "1E+2"), ("0", "-0"), ("0.00", "0E+5"), ("-1.50", "-1.5"), ("1E+400", "10E+399")],
+)
+def test_equal_amounts_are_one_argument(one: str, other: str) -> None:
+    assert Decimal(one) == Decimal(other)
+    assert fingerprint_of(pay(one)) == fingerprint_of(pay(other))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("100", "10"),
+        ("1.5", "-1.5"),
+        ("100", "100.01"),
+        ("1" * 40, "1" * 39 + "2"),  # more digits than the context has
+        ("1E+400", "1E+401"),
+    ],
+)
+def test_other_amounts_are_not(one: str, other: str) -> None:
+    assert fingerprint_of(pay(one)) != fingerprint_of(pay(other))
+
+
+def test_a_default_inside_of_an_argument_may_be_all_that_tells_it_from_another() -> None:
+    with CasOps.open("memory://") as casops:
+        assert casops.run(pay(method=Card(amount=5)), operation_id="i") == "a 5 card 15"
+        with pytest.raises(OperationMismatch, match="outcome"):
+            casops.run(pay(method=Cash(amount=5)), operation_id="i")
+
+
+def test_an_argument_at_its_default_does_not_count() -> None:
+    class Older(Operation[None], name="Growing"):
+        amount: int
+
+    class Newer(Operation[None], name="Growing"):
+        amount: int
+        note: str = ""
+        tags: list[str] = Field(default_factory=list)
+
+    assert fingerprint_of(Older(amount=1)) == fingerprint_of(Newer(amount=1))
+    assert fingerprint_of(Older(amount=1)) != fingerprint_of(Newer(amount=1, note="n"))
+
+
+def test_apply_must_not_use_up_its_arguments() -> None:
+    class PayAll(Operation[int]):
+        accounts: list[str]
+
+        def apply(self, documents: Documents, /) -> int:
+            paid = 0
+            while self.accounts:
+                documents.create(Account.ref(self.accounts.pop()), Account(balance=Decimal(1)))
+                paid += 1
+            return paid
+
+    with CasOps.open("memory://") as casops:
+        with pytest.raises(UsageError, match="must not change its arguments"):
+            casops.run(PayAll(accounts=["a", "b"]), operation_id="i")
+        assert casops.read(Account.ref("a")) is None
+
+
+# --- documents ------------------------------------------------------------------------------------
+
+
+class Entity(Document, collection="entities"):
+    """Equal by its number, as some like their entities."""
+
+    iban: str
+    balance: int
+    points: list[Point] = Field(default_factory=list)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Entity) and self.iban == other.iban
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class OpenEntity(Operation[None]):
+    entity: Ref[Entity]
+
+    def apply(self, documents: Documents, /) -> None:
+        documents.create(self.entity, Entity(iban="x", balance=100, points=[Point(1)]))
+
+
+class Withdraw(Operation[int]):
+    entity: Ref[Entity]
+    amount: int
+
+    def apply(self, documents: Documents, /) -> int:
+        entity = documents[self.entity]
+        entity.balance -= self.amount
+        entity.points[0].seen.add(str(self.amount))  # which no comparison of points sees
+        return entity.balance
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite"])
+def test_a_change_counts_whatever_the_model_takes_for_equal(url: str, tmp_path: Any) -> None:
+    with CasOps.open(url if "://" in url else f"sqlite:///{tmp_path}/x.db") as casops:
+        casops.run(OpenEntity(entity="e"), operation_id="open")
+        assert casops.run(Withdraw(entity="e", amount=60), operation_id="i") == 40
+        assert casops.run(Withdraw(entity="e", amount=0), operation_id="j") == 40
+        entity = casops.read(Entity.ref("e"))
+        assert entity is not None
+        assert (entity.balance, entity.points[0].seen) == (40, {"60", "0"})
+
+
+def document(name: str, **fields: Any) -> type[Document]:
+    return type(
+        name,
+        (Document,),
+        {
+            "__module__": __name__,
+            "__annotations__": {each: told[0] for each, told in fields.items()},
+            **{each: told[1] for each, told in fields.items() if len(told) > 1},
+        },
+        collection="things",
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "given"),
+    [
+        ({"x": (Decimal, Field(0, validation_alias="in", serialization_alias="out"))}, {"in": 5}),
+        ({"x": (Item,)}, {"x": Book(name="n", isbn="i")}),
+        ({"x": (list[Item],)}, {"x": [Book(name="n", isbn="i")]}),
+        ({"x": (SecretStr,)}, {"x": "hunter2"}),
+        ({"x": (Decimal, Field(0, exclude=True))}, {"x": 7}),
+        ({"x": (Any,)}, {"x": Decimal("5.0")}),
+        ({"x": (float | None,)}, {"x": float("inf")}),
+        ({"x": (Rounded,)}, {"x": 1.5}),
+        ({"x": (Cents,)}, {"x": 5.5}),
+    ],
+)
+def test_a_document_that_would_come_back_as_another_is_not_written(
+    fields: dict[str, Any], given: dict[str, Any]
+) -> None:
+    model = document("Thing", **fields)
+
+    class Make(Operation[None]):
+        def apply(self, documents: Documents, /) -> None:
+            documents.create(model.ref("t"), model(**given))
+
+    with CasOps.open("memory://") as casops:
+        with pytest.raises(InvalidDocument, match=r"(x|x\.0|it) would come back|invalid as"):
+            casops.run(Make(), operation_id="i")
+        assert casops.read(model.ref("t")) is None
+
+
+def test_what_was_only_looked_at_stays_as_it_is() -> None:
+    """Also where it could not be written: another program may have done so."""
+    model = document("Thing", x=(SecretStr,))
+
+    class Look(Operation[str]):
+        def apply(self, documents: Documents, /) -> str:
+            return documents[model.ref("t")].x.get_secret_value()  # type: ignore[attr-defined, no-any-return]
+
+    from casops.messages import Insert
+    from casops.stores.memory import MemoryStore
+
+    store = MemoryStore()
+    store.perform([Insert(model.ref("t").key, '{"x":  "hunter2"}')])
+    with CasOps(store) as casops:
+        assert casops.run(Look(), operation_id="i") == "hunter2"
+    assert store.versions()[model.ref("t").key].body == '{"x":  "hunter2"}'
+
+
+# --- what is the same -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "where"),
+    [
+        (1, 1.0, None),
+        ([1, 2], (1, 2), None),
+        (float("nan"), float("nan"), None),
+        (Decimal("NaN"), Decimal("NaN"), None),
+        ({"a": [1, {"b": 2}]}, {"a": [1, {"b": 2}]}, None),
+        ({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}, "a.1.b"),
+        ({"a": 1}, {"a": 1, "b": 2}, ""),
+        ([1], [1, 2], ""),
+        ("1", 1, ""),
+        (Point(1, {"a"}), Point(1, {"b"}), "seen"),
+        (Point(1), Card(amount=1), ""),
+        (Item(name="n"), Book(name="n", isbn="i"), ""),
+        (Account.model_validate({"balance": 1, "more": 2}), Account.model_validate({"balance": 1, "more": 3}), "more"),
+        (Account.model_validate({"balance": 1, "more": 2}), Account.model_validate({"balance": 1}), ""),
+    ],
+)
+def test_where_two_differ(a: Any, b: Any, where: str | None) -> None:
+    assert difference(a, b) == where
+    assert difference(b, a) == where
+
+
+# --- other things an operation may be -------------------------------------------------------------
+
+
+class Code(str, Enum):  # noqa: UP042 - whose str() is not its value
+    NSF = "insufficient_funds"
+
+
+def test_a_refusal_by_an_enum_is_recorded_by_its_value() -> None:
+    class Refuse(Operation[None]):
+        def apply(self, documents: Documents, /) -> None:
+            raise Declined(Code.NSF)
+
+    with CasOps.open("memory://") as casops:
+        for _ in range(2):
+            with pytest.raises(Declined) as caught:
+                casops.run(Refuse(), operation_id="i")
+            assert caught.value.code == Code.NSF.value
+            assert str(caught.value) == "declined: insufficient_funds [operation i]"
+
+
+def test_stop_iteration_of_business_code_is_an_error_like_others() -> None:
+    class Find(Operation[int]):
+        def apply(self, documents: Documents, /) -> int:
+            return next(each for each in (1, 2) if each > 2)
+
+    with CasOps.open("memory://") as casops:
+        with pytest.raises(RuntimeError, match="apply raised StopIteration") as caught:
+            casops.run(Find(), operation_id="i")
+        assert isinstance(caught.value.__cause__, StopIteration)
+        assert "is pending" in str(caught.value.__notes__)
+
+
+class Audited(Operation[T], Generic[T]):
+    why: str
+
+
+class ListOf(Audited[list[T]], Generic[T]):
+    pass
+
+
+class Pair(Operation[dict[str, T]], Generic[T]):
+    pass
+
+
+def test_the_result_of_generic_bases() -> None:
+    class Move(Audited[Item]):
+        pass
+
+    class Numbers(ListOf[int]):
+        pass
+
+    class Named(Pair[Decimal]):
+        pass
+
+    class Generics(Operation[Item], Generic[T]):
+        n: T
+
+    assert result_type(Move) is Item
+    assert result_type(Numbers) == list[int]
+    assert result_type(Named) == dict[str, Decimal]
+    assert result_type(Generics[int]) is Item
+    for base in (Audited, ListOf, Pair):
+        with pytest.raises(UsageError, match="does not say what its result is"):
+            result_type(base)

@@ -1,0 +1,90 @@
+"""Fronts whose store is closed under them, and that are asked from where they may not be."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from casops import AsyncCasOps, CasOps, Documents, StoreUnavailable, UsageError
+from casops.stores.memory import MemoryStore
+from tests.bank import Account, Open
+from tests.conftest import QUICK, Face
+
+
+class ClosedMeanwhile:
+    """A store that its owner closes while calls are under way; behind it is one that goes on."""
+
+    def __init__(self) -> None:
+        self.behind = MemoryStore()
+        self.closed = False
+
+    def perform(self, batch: Any, /) -> list[Any]:
+        if self.closed:
+            raise UsageError("this store is closed")
+        return self.behind.perform(batch)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class AsyncClosedMeanwhile(ClosedMeanwhile):
+    async def perform(self, batch: Any, /) -> list[Any]:  # type: ignore[override]
+        return super().perform(batch)
+
+    async def close(self) -> None:  # type: ignore[override]
+        super().close()
+
+
+CLOSING: list[ClosedMeanwhile] = []
+
+
+class CloseAndOpen(Open):
+    def apply(self, documents: Documents, /) -> None:
+        for store in CLOSING:
+            store.closed = True
+        super().apply(documents)
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+async def test_who_is_in_the_middle_when_the_store_is_closed_is_not_told_that_it_did_not_happen(face: str) -> None:
+    store = ClosedMeanwhile() if face == "sync" else AsyncClosedMeanwhile()
+    CLOSING[:] = [store]
+    operation = CloseAndOpen(account="a", balance=1)
+    casops = AsyncCasOps(store) if isinstance(store, AsyncClosedMeanwhile) else CasOps(store)
+    with pytest.raises(StoreUnavailable, match="closed; it is declared and pending; ask again") as caught:
+        await Face(casops).run(operation, operation_id="i")
+    assert (caught.value.happened, caught.value.retry) == (None, True)
+    CLOSING.clear()
+    with CasOps(store.behind, operations=[CloseAndOpen], options=QUICK) as later:
+        assert [each.operation_id for each in later.pending()] == ["i"]
+        later.recover()
+        assert later.read(Account.ref("a")) == Account(balance=Decimal(1))
+
+
+async def test_who_comes_to_a_closed_store_is_told_so() -> None:
+    store = AsyncClosedMeanwhile()
+    await store.close()
+    with pytest.raises(UsageError, match="closed"):
+        await AsyncCasOps(store).run(Open(account="a", balance=1), operation_id="i")
+
+
+def test_an_async_front_is_for_one_loop_at_a_time(tmp_path: Path) -> None:
+    casops = AsyncCasOps.open(f"sqlite:///{tmp_path}/x.db")
+
+    async def ask(id: str) -> None:
+        await casops.run(Open(account=id, balance=1), operation_id=id)
+
+    asyncio.run(ask("a"))
+    asyncio.run(ask("b"))  # the loop before is closed
+
+    async def both() -> None:
+        await ask("c")
+        with pytest.raises(UsageError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, ask("d"))
+        await casops.close()
+
+    asyncio.run(both())
