@@ -545,13 +545,21 @@ def test_a_refused_stage_did_not_happen_and_leaves_nothing() -> None:
     assert world.stage("a") is None
 
 
-def test_a_refused_record_did_not_happen() -> None:
+@pytest.mark.parametrize("landed", [False, True])
+def test_a_refused_record_did_not_happen_and_leaves_nothing(landed: bool) -> None:
+    """A result that is too large would be refused for ever."""
     world = World(a=5)
     worker = world.worker("i", add("a", 1))
     worker.step(world.store)
-    worker.answer([Refused("disk full"), Refused("disk full")])
-    with pytest.raises(StoreUnavailable, match="disk full"):
+    assert worker.batch is not None
+    record, stage = worker.batch
+    worker.answer([Refused("too large"), world.store.perform([stage])[0] if landed else Refused("too large")])
+    with pytest.raises(StoreUnavailable, match="too large; this call changed nothing"):
         worker.finish(world.store)
+    assert isinstance(record, Insert)
+    assert world.record("i") is None
+    assert world.intention("i") is None
+    assert world.stage("a") is None
 
 
 def test_silence_is_an_unknown_outcome_within_the_deadline() -> None:
@@ -571,6 +579,7 @@ def test_no_proposal_after_the_deadline() -> None:
     world.clock.advance(OPTIONS.deadline + 1)  # it slept; others may have finished and forgotten it
     worker.step(world.store)
     assert isinstance(worker.error, OutcomeUnknown)
+    assert "business function took until then" in str(worker.error)
     assert world.record("i") is None
 
 

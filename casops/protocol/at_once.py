@@ -43,7 +43,7 @@ from casops.messages import (
 )
 from casops.protocol import work as business
 from casops.protocol.ended import Ended
-from casops.protocol.environment import Environment, Found, StoreFailed
+from casops.protocol.environment import SLOW, Environment, Found, StoreFailed
 from casops.protocol.fate import Standing, standing_of, ttl_seconds
 from casops.protocol.limits import MAX_DOCUMENTS
 from casops.records import Event, Participant, Record, Refusal, encode, intention_key, result_key
@@ -94,7 +94,7 @@ def at_once(
         evaluation = yield from _evaluate(environment, work, foresight, documents)
         if not isinstance(evaluation, business.Success | business.Refused):
             return None
-        yield from environment.tick()  # no write after the deadline (see Options)
+        yield from environment.tick(SLOW)  # no write after the deadline (see Options)
         looked_at = evaluation.changes if isinstance(evaluation, business.Success) else evaluation.looked_at
         seen = {key: _cas(documents[key]) for key in sorted(looked_at)}
         record = _record(environment, work, began, seen, evaluation, f"{call}.0")

@@ -8,7 +8,7 @@ Must not be in here: rules of the protocol.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import cast
+from typing import Final, cast
 
 from casops.errors import InvariantViolation
 from casops.messages import (
@@ -34,6 +34,8 @@ from casops.protocol.limits import MAX_ROUNDS
 from casops.records import Event
 
 Found = Version | Missing
+
+SLOW: Final = "its business function took until then"
 
 
 class TimeUp(Exception):
@@ -61,14 +63,14 @@ class Environment:
         self.now = cast(Clock, (yield ReadClock()))
         self.started, self.started_wall = self.now.monotonic, self.now.wall
 
-    def tick(self) -> Steps[float]:
-        """Look at the clock.  Gives monotonic seconds.  Raises TimeUp past the deadline."""
+    def tick(self, *slow: str) -> Steps[float]:
+        """Look at the clock.  Gives monotonic seconds.  Raises TimeUp past the deadline; slow: what took so long."""
         self.now = cast(Clock, (yield ReadClock()))
         self.rounds += 1
         # A clock that stands still (a test's, a broken one) must not make a loop endless.
         late = self.now.monotonic - self.started >= self.options.deadline or self.outlived()
         if late or self.rounds > MAX_ROUNDS:
-            raise TimeUp
+            raise TimeUp(*slow)
         return self.now.monotonic
 
     def outlived(self) -> bool:

@@ -48,7 +48,7 @@ from casops.protocol import work as business
 from casops.protocol.at_once import Foresight, at_once
 from casops.protocol.declaring import Declaration, check_fingerprint, stays_pending
 from casops.protocol.ended import Ended
-from casops.protocol.environment import Environment, Found, StoreFailed, TimeUp, Watch
+from casops.protocol.environment import SLOW, Environment, Found, StoreFailed, TimeUp, Watch
 from casops.protocol.fate import Standing, Suspect, as_open, decide, record_write, standing_of
 from casops.protocol.limits import MAX_DOCUMENTS
 from casops.protocol.participants import Asker, Document, Moved, resolve, settling, stages_of, staging
@@ -116,11 +116,12 @@ class Execution:
             while ended is None:
                 ended = yield from self._attempt()
             return ended
-        except TimeUp:
+        except TimeUp as up:
             if self.environment.outlived():
                 why = "this call slept for so long that the result may be forgotten: it must not be asked again"
                 raise Expired(why, operation_id=self.id) from None
-            raise self._unanswered(f"no certain answer within {self.options.deadline:g} s") from None
+            why = f"no certain answer within {self.options.deadline:g} s"
+            raise self._unanswered(f"{why} ({up})" if up.args else why) from None
         except StoreFailed as failure:
             raise self._unanswered(str(failure), refused=True) from None
 
@@ -247,7 +248,7 @@ class Execution:
         except Moved:
             self.found.clear()
             return self._ended(self.standing, replayed=True) if self.standing.final else None
-        yield from self.environment.tick()  # no proposal after the deadline (see Options)
+        yield from self.environment.tick(SLOW)  # no proposal after the deadline (see Options)
         if isinstance(evaluation, business.Success):
             return (yield from self._propose(documents, evaluation))
         if not (yield from self._still_true(documents, evaluation.looked_at)):
@@ -357,7 +358,7 @@ class Execution:
             return (yield from self._overtaken())
         if isinstance(reply, Refused):
             self._is_dead(attempt)
-            raise StoreFailed(reply.why)
+            return (yield from self._give_up(StoreFailed(reply.why)))
         if isinstance(reply, Stored) and any(isinstance(each, Exists | Mismatch | Refused) for each in landed):
             # A participant has moved on (a refused one is never tried again): dead.
             self._is_dead(attempt)
