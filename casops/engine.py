@@ -44,6 +44,8 @@ class Engine:
     """What both fronts know: options, the worker's name, the operations of this process."""
 
     def __init__(self, options: Options, operations: Iterable[type[Operation[Any]]], worker: str) -> None:
+        if not isinstance(options, Options):
+            raise UsageError(f"options are given as Options(…), not as {options!r:.80}")
         self.options = options
         self.worker = check_id(worker, "worker's name")
         self._operations: dict[str, type[Operation[Any]]] = {}
@@ -114,10 +116,13 @@ class Engine:
         return None if found is None else self._pending(found)
 
     def read(self, ref: Ref[D]) -> Steps[D | None]:
+        _check_ref(ref)
         body = yield from self._asking(reading.read_document(self.environment(), ref.key))
         return None if body is None else load(ref.model, ref.key, body)
 
     def snapshot(self, refs: Sequence[Ref[Any]]) -> Steps[Snapshot]:
+        for ref in refs:
+            _check_ref(ref)
         models: dict[Key, type[Document]] = {ref.key: ref.model for ref in refs}
         bodies = yield from self._asking(reading.read_snapshot(self.environment(), list(models)))
         return Snapshot(
@@ -151,6 +156,8 @@ class Engine:
         yield from put_away(environment, ended.operation_id, standing)
 
     def forget(self, operation_ids: Sequence[str]) -> Steps[int]:
+        if isinstance(operation_ids, str):
+            raise UsageError(f"a list of ids is needed, not one text: [{operation_ids!r:.80}]")
         ids = [check_id(each) for each in operation_ids]
         if len(ids) > MAX_FORGOTTEN:
             raise UsageError(f"at most {MAX_FORGOTTEN} results can be forgotten by one call, not {len(ids)}")
@@ -281,6 +288,11 @@ class Engine:
             note=note,
             history=record.history if record else (),
         )
+
+
+def _check_ref(ref: Ref[Any]) -> None:
+    if not isinstance(ref, Ref):
+        raise UsageError(f"a reference is needed, as Account.ref(id) gives it, not {ref!r:.80}")
 
 
 def describe(error: BaseException) -> str:

@@ -62,14 +62,14 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("retention", "patience", "poll", "deadline", "grace", "skew"):
             value: float = getattr(self, name)
-            if not 0 <= value < float("inf"):
+            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
                 raise UsageError(f"option {name} must be zero or a positive number of seconds, not {value!r}")
         if self.deadline == 0:
             raise UsageError("option deadline must be more than zero seconds: nothing would be tried")
         for name, least in (("attempts", 1), ("park_after", 0), ("settle_queue", 0), ("settle_together", 1)):
             number: int = getattr(self, name)
-            if number < least:
-                raise UsageError(f"option {name} must be at least {least}, not {number!r}")
+            if not isinstance(number, int) or number < least:
+                raise UsageError(f"option {name} must be a whole number and at least {least}, not {number!r}")
         # A worker that has been at it for as long as the deadline gives up.  If that were near the
         # retention it could miss that others had finished the operation and forgotten it again.
         if self.retention and self.deadline * 10 > self.retention:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from casops import AsyncCasOps, CasOps, Documents, StoreUnavailable, UsageError
+from casops import AsyncCasOps, CasOps, Documents, Options, StoreUnavailable, UsageError
 from casops.stores.memory import MemoryStore
 from tests.bank import Account, Open
 from tests.conftest import QUICK, Face
@@ -88,3 +88,20 @@ def test_an_async_front_is_for_one_loop_at_a_time(tmp_path: Path) -> None:
         await casops.close()
 
     asyncio.run(both())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda casops: casops.read("alice"), "a reference is needed"),
+        (lambda casops: casops.snapshot(["alice"]), "a reference is needed"),
+        (lambda casops: casops.snapshot("alice"), "a reference is needed"),
+        (lambda casops: casops.forget("abc"), "a list of ids is needed"),
+        (lambda _: CasOps.open("memory://", options={"deadline": 3}), "given as Options"),  # type: ignore[arg-type]
+        (lambda _: Options(deadline="30"), "option deadline"),  # type: ignore[arg-type]
+        (lambda _: Options(attempts=2.5), "option attempts"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_asked_wrongly_is_told_so(wrong: Any, told: str) -> None:
+    with CasOps.open("memory://") as casops, pytest.raises(UsageError, match=told):
+        wrong(casops)

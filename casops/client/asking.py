@@ -198,8 +198,10 @@ class Asking:
             unknown = [fate for fate in told if fate.error.happened is None]
             return self._true((unknown or told)[-1].error)
         servers = ", ".join(dict.fromkeys(each.server.url for each in self._sent))
+        last = "".join([f"; of the last: {fate.why}" for fate in fates if isinstance(fate, Lost)][-1:])
         return OutcomeUnknown(
-            f"no answer from {servers or 'any server'} ({len(self._sent)} requests); ask again later with the same id",
+            f"no answer from {servers or 'any server'} ({len(self._sent)} requests{last}); "
+            "ask again later with the same id",
             operation_id=operation_id,
         )
 
