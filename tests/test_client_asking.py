@@ -150,6 +150,15 @@ def test_a_reply_to_another_message_is_no_reply() -> None:
     assert world.desk.counters.contradictions == 0
 
 
+def test_what_was_wrong_with_the_last_reply_is_told() -> None:
+    world = World(["a"], QUICK)
+    page: list[Arrival] = [(0.1, Reply(200, b"<html>", {}, echo=False))]
+    world.servers["a"] = scripted(*[page] * 20)
+    error = world.call().error
+    assert isinstance(error, OutcomeUnknown)
+    assert "of the last: a reply (200) that does not name its message" in str(error)
+
+
 def test_nobody_ever_answers() -> None:
     world = World(["a", "b", "c"], QUICK)
     call = world.call()
