@@ -20,7 +20,7 @@ from casops.errors import DocumentExists, DocumentMissing, InvalidDocument, Usag
 from casops.ids import MAX_ID_BYTES, check_id
 from casops.messages import RESERVED, Key
 from casops.protocol.work import Value
-from casops.sameness import difference
+from casops.sameness import difference, members_of
 
 
 class Document(BaseModel):
@@ -214,7 +214,12 @@ def dump(key: Key, document: Document) -> str:
     text, model = _text(key, document), type(document)
     try:
         # What is assigned to a field is not validated by pydantic; the text is.
-        where = difference(document, model.model_validate_json(text))
+        again = model.model_validate_json(text)
+        where = difference(document, again)
+        if where is not None and difference(again, _validated(document)) is None:
+            # So the model itself makes something else of it, a sum for one: that is stored, if it stays so.
+            text = _text(key, again)
+            where = difference(again, model.model_validate_json(text))
     except ValueError as error:
         raise _invalid(key, document, error) from None
     if where is not None:
@@ -223,6 +228,14 @@ def dump(key: Key, document: Document) -> str:
             "nothing was written"
         )
     return text
+
+
+def _validated(document: D) -> D:
+    """What its model makes of the values that it has now."""
+    fields = type(document).__pydantic_fields__
+    called = {name: field.alias or name for name, field in fields.items()}
+    values = {called.get(name, name): value for name, value in members_of(document).items()}
+    return type(document).model_validate(values)
 
 
 def _text(key: Key, document: Document) -> str:

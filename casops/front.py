@@ -136,7 +136,10 @@ class CasOps:
         return outcome
 
     def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
-        """Did it happen?  None: nobody asked for it, or it was forgotten.  Writes nothing."""
+        """Did it happen?  None: nobody asked for it, or it was forgotten.  Writes nothing.
+
+        The result of an operation that this process does not know (`register`) keeps its JSON form.
+        """
         self._check_open()
         return drive(self._engine.outcome(operation_id), self._store)
 

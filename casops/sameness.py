@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-__all__ = ["difference"]
+__all__ = ["difference", "members_of"]
 
 # What most fields are; no class of a user's has a say in how they compare.
 _PLAIN: Final = frozenset({str, int, bool, bytes, type(None)})
@@ -32,7 +32,7 @@ def difference(a: Any, b: Any) -> str | None:
     if kind in _PLAIN and kind is type(b):
         return None if a == b else ""
     if isinstance(a, BaseModel) or is_dataclass(a):
-        return "" if kind is not type(b) else _of_members(_members(a), _members(b))
+        return "" if kind is not type(b) else _of_members(members_of(a), members_of(b))
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return _of_members(a, b)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
@@ -51,7 +51,8 @@ def _of_members(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> str | None:
     return None
 
 
-def _members(thing: Any) -> Mapping[str, Any]:
+def members_of(thing: Any) -> Mapping[str, Any]:
+    """The fields of a model (those that it does not know, too) or of a dataclass."""
     if not isinstance(thing, BaseModel):
         return {field.name: getattr(thing, field.name) for field in fields(thing)}
     own, known, extra = thing.__dict__, thing.__pydantic_fields__, thing.__pydantic_extra__

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
 from functools import cached_property
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 import pytest
-from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, RootModel, SecretStr, computed_field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    RootModel,
+    SecretStr,
+    StringConstraints,
+    computed_field,
+    model_validator,
+)
 
 from casops import CasOps, Declined, Document, Documents, InvalidDocument, Operation, OperationMismatch, Ref, UsageError
 from casops.arguments import fingerprint_of, restorable
@@ -362,6 +374,43 @@ def test_a_document_that_would_come_back_as_another_is_not_written(
         assert casops.read(model.ref("t")) is None
 
 
+class Order(Document, collection="orders"):
+    customer: Annotated[str, StringConstraints(strip_whitespace=True)]
+    prices: list[Decimal]
+    total: Decimal = Field(Decimal(0), alias="sum")
+    first: Item | None = None
+
+    @model_validator(mode="after")
+    def _sum(self) -> Self:
+        self.total = sum(self.prices, Decimal(0))
+        return self
+
+
+class Fill(Operation[None]):
+    order: Ref[Order]
+
+    def apply(self, documents: Documents, /) -> None:
+        order = documents.get(self.order) or documents.create(
+            self.order, Order(customer="Ann", prices=[], sum=Decimal(0))
+        )
+        order.customer = f" {order.customer} "
+        order.prices.append(Decimal(5))
+        order.first = {"name": "n"}  # type: ignore[assignment]
+        setattr(order, "more", 1)  # noqa: B010 - which the model does not know
+
+
+def test_what_its_model_makes_of_a_document_is_stored() -> None:
+    with CasOps.open("memory://") as casops:
+        for number in (1, 2):
+            casops.run(Fill(order="o"), operation_id=f"i{number}")
+            order = casops.read(Order.ref("o"))
+            assert order is not None
+            assert (order.customer, order.total, order.first) == ("Ann", Decimal(5 * number), Item(name="n"))
+            body = casops._store.versions()[Order.ref("o").key]  # type: ignore[attr-defined]
+            told = json.loads((body.stage.body if body.stage else None) or body.body or "")
+            assert (told["customer"], told["sum"], told["more"]) == ("Ann", str(5 * number), 1)
+
+
 def test_what_was_only_looked_at_stays_as_it_is() -> None:
     """Also where it could not be written: another program may have done so."""
     model = document("Thing", x=(SecretStr,))
@@ -425,6 +474,20 @@ def test_a_refusal_by_an_enum_is_recorded_by_its_value() -> None:
                 casops.run(Refuse(), operation_id="i")
             assert caught.value.code == Code.NSF.value
             assert str(caught.value) == "declined: insufficient_funds [operation i]"
+
+
+class WithPrivate(BaseModel):
+    n: int
+    _lock: object = PrivateAttr(default_factory=object)
+
+
+def test_what_is_private_in_a_result_is_no_data() -> None:
+    class Give(Operation[WithPrivate]):
+        def apply(self, documents: Documents, /) -> WithPrivate:
+            return WithPrivate(n=1)
+
+    with CasOps.open("memory://") as casops:
+        assert casops.run(Give(), operation_id="i").n == 1
 
 
 def test_stop_iteration_of_business_code_is_an_error_like_others() -> None:

@@ -6,11 +6,13 @@ Must not be in here: what is served.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from collections.abc import Sequence
 
 import uvicorn
 from uvicorn.importer import ImportFromStringError, import_from_string
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from casops.errors import CasOpsError
 
@@ -22,9 +24,30 @@ HEAD_BYTES = 65_536
 # client keeps connections that it does not use.
 CONNECTIONS = 2_048
 
+# Seconds from the connection to the end of the first request's head; a client that is at work takes none.
+HEAD_SECONDS = 10.0
+
 # Seconds that uvicorn waits for answers under way before it cancels what is left: longer than any request waits
 # (ServiceOptions.answer_within), so that nobody is cut off.  The service then finishes what works in the background.
 SHUTDOWN = 15
+
+
+class Prompt(H11Protocol):
+    """Lets go of whoever connects and asks for nothing: some thousand of them would keep all others out."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._patience = self.loop.call_later(HEAD_SECONDS, self._let_go)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._patience.cancel()
+        super().connection_lost(exc)
+
+    def _let_go(self) -> None:
+        if self.cycle is None:  # pyright: ignore[reportUnnecessaryComparison] - it is, until a request has come
+            self.transport.close()
 
 
 def serve(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +67,7 @@ def serve(argv: Sequence[str] | None = None) -> int:
         application,
         host=arguments.host,
         port=arguments.port,
-        http="h11",  # the one that bounds the head of a request
+        http=Prompt,  # on h11, which bounds the head of a request
         h11_max_incomplete_event_size=HEAD_BYTES,
         ws="none",
         lifespan="on",
