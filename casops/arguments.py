@@ -26,7 +26,7 @@ from pydantic import BaseModel, RootModel
 
 from casops.errors import UsageError
 from casops.operations import Operation
-from casops.sameness import difference
+from casops.sameness import SEQUENCES, SETS, difference, members_of
 
 __all__ = ["fingerprint_of", "restorable"]
 
@@ -45,7 +45,7 @@ def restorable(operation: Operation[Any]) -> tuple[str, Operation[Any]]:
         text = operation.model_dump_json(by_alias=True, round_trip=True, warnings=False)
         again = model.model_validate_json(text)
         where = difference(operation, again)
-    except ValueError as error:  # of pydantic, or of a codec underneath
+    except Exception as error:  # noqa: BLE001 - of pydantic, of a codec underneath, of the model's own code
         why = " ".join(str(error).split())
         raise UsageError(
             f"the arguments of {model.__name__} do not survive JSON: {why:.300}; nothing happened"
@@ -53,40 +53,57 @@ def restorable(operation: Operation[Any]) -> tuple[str, Operation[Any]]:
     if where is not None:
         raise UsageError(
             f"the arguments of {model.__name__} do not survive JSON: {where or 'they'} would come back as something "
-            "else (a validator that changes what is valid already, a field that is left out, masked or of a subclass); "
-            "nothing happened"
+            "else (a validator that changes what is valid already, a field that is left out, masked, of a subclass, or "
+            "of a type that does not say what it holds); nothing happened"
         )
     return text, again
 
 
 def fingerprint_of(operation: Operation[Any]) -> str:
     """64 characters that equal arguments of the same operation have in common, and no others."""
-    told = operation.model_dump(mode="json", round_trip=True, warnings=False)
-    if any(not field.is_required() for field in type(operation).__pydantic_fields__.values()):
-        chosen = operation.model_dump(mode="json", round_trip=True, warnings=False, exclude_defaults=True)
-        told = {name: value for name, value in told.items() if name in chosen}
-    members = {name: _canonical(getattr(operation, name, value), value) for name, value in told.items()}
-    return hashlib.sha256(_to_text([operation.operation_name, members]).encode()).hexdigest()
+    told = _canonical(operation, operation.model_dump(mode="json", by_alias=False, round_trip=True, warnings=False))
+    if isinstance(told, dict):
+        told = {name: each for name, each in told.items() if not _at_its_default(operation, name)}
+    return hashlib.sha256(_to_text([operation.operation_name, told]).encode()).hexdigest()
+
+
+def _at_its_default(operation: Operation[Any], name: str) -> bool:
+    field = type(operation).__pydantic_fields__.get(name)
+    if field is None or field.is_required() or field.default_factory_takes_validated_data:
+        return False
+    value, default = getattr(operation, name), field.get_default(call_default_factory=True)
+    # 5 is not validated where it is the default of a Decimal; but 1 is not True.
+    return isinstance(value, bool) == isinstance(default, bool) and difference(value, default) is None
 
 
 def _canonical(value: Any, told: Any) -> Any:
-    """The JSON that a value became, such that equal values have the same."""
-    if isinstance(value, RootModel):
+    """The JSON that a value became, such that equal values have the same.
+
+    Only where it became what it does by itself: a serializer of the user's knows what it tells.
+    """
+    while isinstance(value, RootModel):
         value = value.root
-    if isinstance(told, str) and isinstance(value, Decimal) and value.is_finite():
-        return _number(value)
+    if isinstance(told, str):
+        return _number(value, told)
     if isinstance(told, dict) and (isinstance(value, BaseModel) or is_dataclass(value)):
-        return {name: _canonical(getattr(value, name, each), each) for name, each in told.items()}
+        members = members_of(value)
+        return {name: _canonical(members.get(name, each), each) for name, each in told.items()}
     if isinstance(told, dict) and isinstance(value, Mapping) and len(value) == len(told):
-        return dict(zip(told, map(_canonical, value.values(), told.values()), strict=True))
-    if isinstance(told, list) and isinstance(value, list | tuple | set | frozenset) and len(value) == len(told):
+        pairs = zip(value.items(), told.items(), strict=True)
+        return {_number(key, name): _canonical(each, text) for (key, each), (name, text) in pairs}
+    if isinstance(told, list) and isinstance(value, (*SEQUENCES, *SETS)) and len(value) == len(told):
         elements = list(map(_canonical, value, told))
-        return sorted(elements, key=_to_text) if isinstance(value, set | frozenset) else elements
+        return sorted(elements, key=_to_text) if isinstance(value, SETS) else elements
     return told
 
 
-def _number(value: Decimal) -> str:
-    """One text for equal numbers.  Not by `normalize`, which rounds to the precision of its context."""
+def _number(value: Any, told: str) -> str:
+    """What was told, but one text for equal decimal numbers.
+
+    Not by `normalize`, which rounds to the precision of its context.
+    """
+    if not isinstance(value, Decimal) or not value.is_finite() or told != str(value):
+        return told
     sign, digits, exponent = value.as_tuple()
     assert isinstance(exponent, int)  # it is finite
     text = "".join(map(str, digits)).lstrip("0")

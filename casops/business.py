@@ -66,21 +66,23 @@ class OperationWork(Generic[R]):
         documents = Documents(values)
         running = [*_running.get([]), self._owner]
         token = _running.set(running)
+        evaluation: Evaluation
         try:
             evaluation = self._apply(documents)
         except NotRead:
-            return Wants(frozenset(documents.wanted))
+            evaluation = Wants(frozenset(documents.wanted))
         finally:
             running.clear()
             _running.reset(token)
+        if difference(self._operation, self._same) is not None:
+            why = "apply must not change its arguments, for it may have to run again with them"
+            return self._failed(UsageError(why), True, documents)
         # Business code that swallowed our interruption went on with what it had not read.
         return Wants(frozenset(documents.wanted)) if documents.wanted else evaluation
 
     def _apply(self, documents: Documents) -> Evaluation:
         try:
             result: Any = self._operation.apply(documents)
-            if difference(self._operation, self._same) is not None:
-                raise UsageError("apply must not change its arguments, for it may have to run again with them")
             if inspect.isawaitable(result):
                 if inspect.iscoroutine(result):
                     result.close()

@@ -20,7 +20,8 @@ from casops.errors import DocumentExists, DocumentMissing, InvalidDocument, Usag
 from casops.ids import MAX_ID_BYTES, check_id
 from casops.messages import RESERVED, Key
 from casops.protocol.work import Value
-from casops.sameness import difference, members_of
+from casops.sameness import difference
+from casops.validating import validated
 
 
 class Document(BaseModel):
@@ -216,11 +217,11 @@ def dump(key: Key, document: Document) -> str:
         # What is assigned to a field is not validated by pydantic; the text is.
         again = model.model_validate_json(text)
         where = difference(document, again)
-        if where is not None and difference(again, _validated(document)) is None:
+        if where is not None and difference(again, validated(document)) is None:
             # So the model itself makes something else of it, a sum for one: that is stored, if it stays so.
             text = _text(key, again)
             where = difference(again, model.model_validate_json(text))
-    except ValueError as error:
+    except Exception as error:  # noqa: BLE001 - of pydantic, of a codec underneath, of the model's own code
         raise _invalid(key, document, error) from None
     if where is not None:
         raise InvalidDocument(
@@ -230,25 +231,16 @@ def dump(key: Key, document: Document) -> str:
     return text
 
 
-def _validated(document: D) -> D:
-    """What its model makes of the values that it has now."""
-    fields = type(document).__pydantic_fields__
-    called = {name: field.alias or name for name, field in fields.items()}
-    values = {called.get(name, name): value for name, value in members_of(document).items()}
-    return type(document).model_validate(values)
-
-
 def _text(key: Key, document: Document) -> str:
     """Raises InvalidDocument."""
     try:
         # round_trip leaves out computed fields, which are no data.
         return document.model_dump_json(by_alias=True, round_trip=True, warnings=False)
-    except ValueError as error:
+    except Exception as error:  # noqa: BLE001 - see dump
         raise _invalid(key, document, error) from None
 
 
-def _invalid(key: Key, document: Document, error: ValueError) -> InvalidDocument:
-    """error: of pydantic, or of a codec underneath."""
+def _invalid(key: Key, document: Document, error: Exception) -> InvalidDocument:
     why = _first(error) if isinstance(error, ValidationError) else str(error)
     return InvalidDocument(f"the operation left {key} invalid as {type(document).__name__}: {why}; nothing was written")
 

@@ -138,7 +138,9 @@ def _open(argument: Any) -> tuple[Any, ...]:
     if isinstance(argument, TypeVar):
         return (argument,)
     metadata: dict[str, Any] = getattr(argument, "__pydantic_generic_metadata__", {})
-    return getattr(argument, "__parameters__", ()) if metadata.get("args") or get_args(argument) else ()
+    if metadata.get("args"):
+        return metadata["parameters"]  # type: ignore[no-any-return]
+    return getattr(argument, "__parameters__", ()) if get_args(argument) else ()
 
 
 def _with(known: dict[Any, Any], argument: Any) -> Any:

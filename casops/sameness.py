@@ -11,16 +11,23 @@ Must not be in here: JSON, what follows from a difference.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from pydantic import BaseModel
 
-__all__ = ["difference", "members_of"]
+__all__ = ["SEQUENCES", "SETS", "difference", "members_of"]
+
+SEQUENCES: Final = (list, tuple, deque)
+SETS: Final = (set, frozenset)
 
 # What most fields are; no class of a user's has a say in how they compare.
 _PLAIN: Final = frozenset({str, int, bool, bytes, type(None)})
+
+_BY_IDENTITY: Final[Any] = object.__eq__
 
 
 def difference(a: Any, b: Any) -> str | None:
@@ -32,13 +39,28 @@ def difference(a: Any, b: Any) -> str | None:
     if kind in _PLAIN and kind is type(b):
         return None if a == b else ""
     if isinstance(a, BaseModel) or is_dataclass(a):
-        return "" if kind is not type(b) else _of_members(members_of(a), members_of(b))
+        return _of_members(members_of(a), members_of(b)) if _of_one_kind(a, b) else ""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return _of_members(a, b)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+    if isinstance(a, SEQUENCES) and isinstance(b, SEQUENCES):
         return _of_members(dict(enumerate(a)), dict(enumerate(b)))
+    if isinstance(a, SETS) and isinstance(b, SETS):
+        found = {each: each for each in b}
+        return None if a == b and all(difference(each, found[each]) is None for each in a) else ""
+    if kind is type(b) and kind.__eq__ is _BY_IDENTITY and hasattr(a, "__dict__"):
+        return _of_members(vars(a), vars(b))
     # `!=` of a NaN with itself is the one way to tell it, whether float or Decimal.
-    return None if bool(a == b) or bool(a != a and b != b) else ""
+    return None if bool(a == b) or bool(a != a and b != b) or _one_moment(a, b) else ""
+
+
+def members_of(thing: Any) -> Mapping[str, Any]:
+    """The fields of a model (those that it does not know, too) or of a dataclass."""
+    if not isinstance(thing, BaseModel):
+        return {field.name: getattr(thing, field.name) for field in fields(thing)}
+    own, known, extra = thing.__dict__, thing.__pydantic_fields__, thing.__pydantic_extra__
+    if len(own) > len(known):  # a functools.cached_property is no field
+        own = {name: value for name, value in own.items() if name in known}
+    return {**own, **extra} if extra else own
 
 
 def _of_members(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> str | None:
@@ -51,11 +73,17 @@ def _of_members(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> str | None:
     return None
 
 
-def members_of(thing: Any) -> Mapping[str, Any]:
-    """The fields of a model (those that it does not know, too) or of a dataclass."""
-    if not isinstance(thing, BaseModel):
-        return {field.name: getattr(thing, field.name) for field in fields(thing)}
-    own, known, extra = thing.__dict__, thing.__pydantic_fields__, thing.__pydantic_extra__
-    if len(own) > len(known):  # a functools.cached_property is no field
-        own = {name: value for name, value in own.items() if name in known}
-    return {**own, **extra} if extra else own
+def _of_one_kind(a: Any, b: Any) -> bool:
+    """Of one class; of a generic model, whatever it was made for."""
+    return type(a) is type(b) or (isinstance(a, BaseModel) and isinstance(b, BaseModel) and _plain(a) is _plain(b))
+
+
+def _plain(model: BaseModel) -> Any:
+    return model.__pydantic_generic_metadata__["origin"] or type(model)
+
+
+def _one_moment(a: Any, b: Any) -> bool:
+    """Two datetimes, in the hour that comes twice or never, too, where no other zone's are ever equal (PEP 495)."""
+    if not (isinstance(a, datetime) and isinstance(b, datetime)) or a.utcoffset() is None or b.utcoffset() is None:
+        return False
+    return a.astimezone(UTC) == b.astimezone(UTC)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import deque
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import cached_property
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import (
+    AliasChoices,
     BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     PlainSerializer,
     PrivateAttr,
@@ -22,6 +27,8 @@ from pydantic import (
     SecretStr,
     StringConstraints,
     computed_field,
+    field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -31,6 +38,7 @@ from casops.operations import result_type
 from casops.sameness import difference
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Account(Document, collection="accounts"):
@@ -180,6 +188,44 @@ def test_an_alias_and_a_computed_field_do_no_harm() -> None:
         assert casops.run(pay(), operation_id="i") == "a 5 card 15"
 
 
+class Moment(Operation[None]):
+    at: datetime
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+@pytest.mark.parametrize("at", [(2024, 10, 27, 2, 30), (2024, 3, 31, 2, 30), (2024, 7, 1, 12, 0)])
+def test_an_hour_that_comes_twice_or_never(at: tuple[int, int, int, int, int], fold: int) -> None:
+    """Nothing of another zone is ever equal to it (PEP 495), not even what it becomes in JSON."""
+    moment = Moment(at=datetime(*at, tzinfo=ZoneInfo("Europe/Berlin"), fold=fold))
+    _, again = restorable(moment)
+    assert fingerprint_of(again) == fingerprint_of(moment)
+    assert difference(moment.at, moment.at.astimezone(UTC) + timedelta(seconds=1)) == ""
+
+
+class Typed(BaseModel):
+    """Whose own code raises what pydantic passes on."""
+
+    seconds: Annotated[
+        timedelta, PlainSerializer(lambda each: each.total_seconds()), BeforeValidator(lambda each: each / 1)
+    ]
+
+    @field_validator("seconds", mode="before")
+    @classmethod
+    def _only(cls, value: Any) -> Any:
+        return value.__truediv__(timedelta(seconds=1)) and value  # AttributeError or TypeError, of a number
+
+
+class HasTyped(Operation[None]):
+    typed: Typed
+
+
+def test_whatever_a_model_raises_is_told_with_the_id() -> None:
+    operation = HasTyped(typed=Typed(seconds=timedelta(seconds=3)))
+    with CasOps.open("memory://") as casops, pytest.raises(UsageError, match="do not survive JSON") as caught:
+        casops.run(operation, operation_id="i")
+    assert caught.value.operation_id == "i"
+
+
 # --- fingerprints ---------------------------------------------------------------------------------
 
 
@@ -257,6 +303,116 @@ def test_a_default_inside_of_an_argument_may_be_all_that_tells_it_from_another()
             casops.run(pay(method=Cash(amount=5)), operation_id="i")
 
 
+class Amount(BaseModel):
+    """Tells its currency in one text with its number."""
+
+    value: Decimal
+    currency: str
+
+    @model_serializer
+    def _told(self) -> dict[str, str]:
+        return {"value": f"{self.value} {self.currency}", "currency": ""}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        if isinstance(given, dict) and " " in str(given["value"]):
+            value, _, currency = str(given["value"]).partition(" ")
+            return {"value": value, "currency": currency}
+        return given
+
+
+Sorted = Annotated[dict[str, Decimal], PlainSerializer(lambda each: {name: str(each[name]) for name in sorted(each)})]
+
+
+class Wide(Operation[None]):
+    model_config = ConfigDict(serialize_by_alias=True, populate_by_name=True)
+
+    amount: Amount = Amount(value=Decimal(0), currency="EUR")
+    by_name: Sorted = Field(default_factory=dict)
+    line: deque[Decimal] = Field(default_factory=deque)
+    prices: dict[Decimal, frozenset[str]] = Field(default_factory=dict, alias="pricesOfAll")
+    root: Outer = Field(default_factory=lambda: Outer.model_validate([]))
+    flag: Any = 1
+    fee: Decimal = 1  # type: ignore[assignment]
+    entity: Entity | None = None
+    whose: Anybody = Field(default_factory=lambda: Anybody(iban="x"))
+
+
+class Inner(RootModel[list[Decimal]]):
+    pass
+
+
+class Outer(RootModel[Inner]):
+    pass
+
+
+class Anybody(BaseModel):
+    iban: str
+    balance: int = 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Anybody) and self.iban == other.iban
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"amount": Amount(value=Decimal(5), currency="EUR")}, {"amount": Amount(value=Decimal(5), currency="USD")}),
+        ({"by_name": {"b": 2, "a": 1}}, {"by_name": {"a": 2, "b": 1}}),
+        ({"whose": Anybody(iban="x", balance=99)}, {}),
+        ({"flag": True}, {"flag": 1}),
+        ({"flag": [True]}, {"flag": [1]}),
+        ({"line": ["1", "2"]}, {"line": ["2", "1"]}),
+    ],
+)
+def test_other_arguments_have_another_fingerprint(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert fingerprint_of(Wide(**one)) != fingerprint_of(Wide(**other))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"line": ["5"]}, {"line": ["5.00"]}),
+        ({"prices": {"5": ["a", "b"]}}, {"prices": {"5.00": ["b", "a"]}}),
+        ({"prices": {"5": list("abcdef")}}, {"pricesOfAll": {"5": list("fedcba")}}),
+        ({"root": ["5"]}, {"root": ["5.0"]}),
+        ({"fee": 1}, {}),
+        ({"fee": "1.0"}, {}),
+        ({"flag": 1}, {}),
+    ],
+)
+def test_equal_arguments_have_one_fingerprint(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert fingerprint_of(Wide(**one)) == fingerprint_of(Wide(**other))
+
+
+class OneText(Operation[str]):
+    a: str
+    b: str
+
+    @model_serializer
+    def _told(self) -> str:
+        return f"{self.a}/{self.b}"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        return dict(zip("ab", given.split("/"), strict=True)) if isinstance(given, str) else given
+
+    def apply(self, documents: Documents, /) -> str:
+        return self.a + self.b
+
+
+def test_an_operation_may_be_one_text() -> None:
+    with CasOps.open("memory://") as casops:
+        for _ in range(2):
+            assert casops.run(OneText(a="x", b="y"), operation_id="i") == "xy"
+        with pytest.raises(OperationMismatch):
+            casops.run(OneText(a="x", b="z"), operation_id="i")
+
+
 def test_an_argument_at_its_default_does_not_count() -> None:
     class Older(Operation[None], name="Growing"):
         amount: int
@@ -281,10 +437,24 @@ def test_apply_must_not_use_up_its_arguments() -> None:
                 paid += 1
             return paid
 
-    with CasOps.open("memory://") as casops:
-        with pytest.raises(UsageError, match="must not change its arguments"):
-            casops.run(PayAll(accounts=["a", "b"]), operation_id="i")
-        assert casops.read(Account.ref("a")) is None
+    class Refuse(PayAll):
+        def apply(self, documents: Documents, /) -> int:
+            if not self.accounts:
+                raise Declined("nothing to pay")
+            documents.get(Account.ref(self.accounts.pop()))  # here it is interrupted, and runs again
+            return 1
+
+    class Stumble(PayAll):
+        def apply(self, documents: Documents, /) -> int:
+            documents.get(Account.ref(self.accounts.pop()))
+            return len(str(self.accounts.pop()))
+
+    for model in (PayAll, Refuse, Stumble):
+        with CasOps.open("memory://") as casops:
+            with pytest.raises(UsageError, match="must not change its arguments"):
+                casops.run(model(accounts=["a", "b"]), operation_id="i")
+            assert casops.outcome("i") is None
+            assert casops.read(Account.ref("a")) is None
 
 
 # --- documents ------------------------------------------------------------------------------------
@@ -374,8 +544,24 @@ def test_a_document_that_would_come_back_as_another_is_not_written(
         assert casops.read(model.ref("t")) is None
 
 
+Bare = Annotated[str, StringConstraints(strip_whitespace=True)]
+
+
+class Address(BaseModel):
+    street: Bare
+    number: int = 1
+
+
+@dataclass
+class Place:
+    x: int
+
+
 class Order(Document, collection="orders"):
-    customer: Annotated[str, StringConstraints(strip_whitespace=True)]
+    customer: Bare
+    address: Address = Address(street="s")
+    places: list[Place] = Field(default_factory=lambda: [Place(1)])
+    note: Bare = Field("", validation_alias=AliasChoices("note", "remark"), serialization_alias="note")
     prices: list[Decimal]
     total: Decimal = Field(Decimal(0), alias="sum")
     first: Item | None = None
@@ -391,11 +577,15 @@ class Fill(Operation[None]):
 
     def apply(self, documents: Documents, /) -> None:
         order = documents.get(self.order) or documents.create(
-            self.order, Order(customer="Ann", prices=[], sum=Decimal(0))
+            self.order, Order(customer="Ann", prices=[], sum=Decimal(0), note="")
         )
         order.customer = f" {order.customer} "
         order.prices.append(Decimal(5))
         order.first = {"name": "n"}  # type: ignore[assignment]
+        order.address.street += " "
+        order.address.number = "7"  # type: ignore[assignment]
+        order.places[0].x = "8"  # type: ignore[assignment]
+        order.note = " n"
         setattr(order, "more", 1)  # noqa: B010 - which the model does not know
 
 
@@ -406,6 +596,7 @@ def test_what_its_model_makes_of_a_document_is_stored() -> None:
             order = casops.read(Order.ref("o"))
             assert order is not None
             assert (order.customer, order.total, order.first) == ("Ann", Decimal(5 * number), Item(name="n"))
+            assert (order.address, order.places, order.note) == (Address(street="s", number=7), [Place(8)], "n")
             body = casops._store.versions()[Order.ref("o").key]  # type: ignore[attr-defined]
             told = json.loads((body.stage.body if body.stage else None) or body.body or "")
             assert (told["customer"], told["sum"], told["more"]) == ("Ann", str(5 * number), 1)
@@ -429,6 +620,21 @@ def test_what_was_only_looked_at_stays_as_it_is() -> None:
     assert store.versions()[model.ref("t").key].body == '{"x":  "hunter2"}'
 
 
+@dataclass(frozen=True)
+class Named:
+    name: str
+    number: int = field(default=0, compare=False)
+
+
+class Plain:
+    def __init__(self, x: int) -> None:
+        self.x = x
+
+
+class Box(BaseModel, Generic[T]):
+    x: T
+
+
 # --- what is the same -----------------------------------------------------------------------------
 
 
@@ -449,6 +655,15 @@ def test_what_was_only_looked_at_stays_as_it_is() -> None:
         (Item(name="n"), Book(name="n", isbn="i"), ""),
         (Account.model_validate({"balance": 1, "more": 2}), Account.model_validate({"balance": 1, "more": 3}), "more"),
         (Account.model_validate({"balance": 1, "more": 2}), Account.model_validate({"balance": 1}), ""),
+        (deque([1]), [1], None),
+        ({1, 2}, frozenset({2, 1}), None),
+        ({1, 2}, {1, 3}, ""),
+        ({Named("n")}, {Named("n")}, None),
+        ({Named("n", 1)}, {Named("n", 2)}, ""),
+        (Plain(1), Plain(1), None),
+        (Plain(1), Plain(2), "x"),
+        (Box[int](x=1), Box(x=1), None),
+        (Box[int](x=1), Box(x=2), "x"),
     ],
 )
 def test_where_two_differ(a: Any, b: Any, where: str | None) -> None:
@@ -510,6 +725,10 @@ class ListOf(Audited[list[T]], Generic[T]):
     pass
 
 
+class PageOf(Operation[Box[U]], Generic[U]):
+    pass
+
+
 class Pair(Operation[dict[str, T]], Generic[T]):
     pass
 
@@ -527,6 +746,10 @@ def test_the_result_of_generic_bases() -> None:
     class Generics(Operation[Item], Generic[T]):
         n: T
 
+    class Pages(PageOf[Decimal]):
+        pass
+
+    assert result_type(Pages) is Box[Decimal]
     assert result_type(Move) is Item
     assert result_type(Numbers) == list[int]
     assert result_type(Named) == dict[str, Decimal]

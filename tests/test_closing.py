@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -105,3 +107,21 @@ def test_an_async_front_is_for_one_loop_at_a_time(tmp_path: Path) -> None:
 def test_what_is_asked_wrongly_is_told_so(wrong: Any, told: str) -> None:
     with CasOps.open("memory://") as casops, pytest.raises(UsageError, match=told):
         wrong(casops)
+
+
+async def test_a_file_that_is_being_closed_takes_nothing_more(tmp_path: Path) -> None:
+    """Its threads still work for one call while another comes."""
+    casops = AsyncCasOps.open(f"sqlite:///{tmp_path}/x.db", options=QUICK)
+    await casops.run(Open(account="a", balance=1), operation_id="a")
+    with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        first = asyncio.create_task(casops.run(Open(account="b", balance=1), operation_id="b"))
+        await asyncio.sleep(0.05)
+        end = asyncio.create_task(casops._store.close())
+        await asyncio.sleep(0.05)
+        for ask in (casops.read(Account.ref("a")), casops.run(Open(account="c", balance=1), operation_id="c")):
+            with pytest.raises(UsageError, match="closed"):
+                await ask
+        other.execute("ROLLBACK")
+        await first
+        await end

@@ -49,3 +49,14 @@ async def test_who_has_asked_may_stay(monkeypatch: pytest.MonkeyPatch) -> None:
             assert head.startswith(b"HTTP/1.1 204")
             await asyncio.sleep(0.3)
         writer.close()
+
+
+async def test_who_has_asked_and_then_asks_for_half_of_something_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "HEAD_SECONDS", 0.1)
+    async with served(CasOps.open("memory://")) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        writer.write(b"G")
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()

@@ -9,10 +9,11 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
+from typing import cast
 
 import uvicorn
 from uvicorn.importer import ImportFromStringError, import_from_string
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from casops.errors import CasOpsError
 
@@ -24,7 +25,7 @@ HEAD_BYTES = 65_536
 # client keeps connections that it does not use.
 CONNECTIONS = 2_048
 
-# Seconds from the connection to the end of the first request's head; a client that is at work takes none.
+# Seconds until the head of a request has come; a client that is at work takes none.
 HEAD_SECONDS = 10.0
 
 # Seconds that uvicorn waits for answers under way before it cancels what is left: longer than any request waits
@@ -33,21 +34,36 @@ SHUTDOWN = 15
 
 
 class Prompt(H11Protocol):
-    """Lets go of whoever connects and asks for nothing: some thousand of them would keep all others out."""
+    """Lets go of whoever asks for nothing, or for half of something; some thousand would keep all others out."""
+
+    _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
-        self._patience = self.loop.call_later(HEAD_SECONDS, self._let_go)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Wait for the rest of a head, or no more.  (For how long there may be nothing between two is uvicorn's.)"""
+        super().data_received(data)
+        self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
-        self._patience.cancel()
+        self._stop()
         super().connection_lost(exc)
 
-    def _let_go(self) -> None:
-        if self.cycle is None:  # pyright: ignore[reportUnnecessaryComparison] - it is, until a request has come
-            self.transport.close()
+    def _watch(self) -> None:
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # None, until a request has come
+        if cycle is not None and not cycle.response_complete:
+            self._stop()
+        elif self._patience is None:
+            self._patience = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _stop(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = None
 
 
 def serve(argv: Sequence[str] | None = None) -> int:

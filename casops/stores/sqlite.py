@@ -344,23 +344,27 @@ class AsyncSqliteStore:
     def __init__(self, store: SqliteStore) -> None:
         self.store = store
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="casops-sqlite")
+        self._closing = False
 
     async def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
         """As SqliteStore.perform.  Cancelling does not stop the write: its outcome is then unknown."""
-        self.store.check_usable()  # here too: after a fork the pool has no threads and would wait for ever
+        self.check_usable()  # here too: after a fork the pool has no threads and would wait for ever
         return await asyncio.get_running_loop().run_in_executor(self._pool, self.store.perform, tuple(batch))
 
     async def converse(self, conversations: Sequence[TalkTo], /) -> list[Refused | Unknown | None]:
         """As SqliteStore.converse.  Cancelling does not stop it: its outcome is then unknown."""
-        self.store.check_usable()
+        self.check_usable()
         return await asyncio.get_running_loop().run_in_executor(self._pool, self.store.converse, tuple(conversations))
 
     def check_usable(self) -> None:
         """As SqliteStore.check_usable."""
         self.store.check_usable()
+        if self._closing:  # its threads take nothing any more, while those under way come to their end
+            raise UsageError("this store is closed")
 
     async def close(self) -> None:
         """Wait for writes under way, cancelled ones too, then close the store."""
+        self._closing = True
         await asyncio.to_thread(self._shut)
 
     def _shut(self) -> None:

@@ -1,0 +1,37 @@
+"""What models make of the values they hold, which business code has assigned: pydantic validates what comes in only.
+
+Must not be in here: JSON, what follows from it.
+"""
+
+# It looks into things of every type, so their members' types are not known.
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from pydantic import BaseModel, RootModel, TypeAdapter
+
+from casops.sameness import SEQUENCES, SETS, members_of
+
+__all__ = ["validated"]
+
+
+def validated(value: Any) -> Any:
+    """What its model makes of the values that it has now; pydantic takes models inside of it as they are."""
+    if isinstance(value, BaseModel):
+        members = {name: validated(each) for name, each in members_of(value).items()}
+        if isinstance(value, RootModel):
+            return type(value).model_validate(members["root"])
+        known = type(value).__pydantic_fields__
+        called = {name: field.serialization_alias or name for name, field in known.items()}  # as in the JSON text
+        return type(value).model_validate({called.get(name, name): each for name, each in members.items()})
+    if is_dataclass(value):
+        given = {each.name: validated(getattr(value, each.name)) for each in fields(value) if each.init}
+        return TypeAdapter(type(value)).validate_python(given)
+    if type(value) is dict:
+        return {name: validated(each) for name, each in value.items()}
+    if type(value) in (*SEQUENCES, *SETS):
+        return type(value)(map(validated, value))
+    return value
