@@ -35,40 +35,13 @@ if TYPE_CHECKING:
         @property
         def model_fields_set(self) -> set[str]: ...
         def model_copy(self, *, update: Mapping[str, Any] | None = ..., deep: bool = ...) -> Self: ...
-        def model_dump(
-            self,
-            *,
-            mode: str = ...,
-            include: Any = ...,
-            exclude: Any = ...,
-            by_alias: bool | None = ...,
-            exclude_unset: bool = ...,
-            exclude_defaults: bool = ...,
-            exclude_none: bool = ...,
-            round_trip: bool = ...,
-            warnings: bool = ...,
-        ) -> dict[str, Any]: ...
-        def model_dump_json(
-            self,
-            *,
-            indent: int | None = ...,
-            include: Any = ...,
-            exclude: Any = ...,
-            by_alias: bool | None = ...,
-            exclude_unset: bool = ...,
-            exclude_defaults: bool = ...,
-            exclude_none: bool = ...,
-            round_trip: bool = ...,
-            warnings: bool = ...,
-        ) -> str: ...
+        # `how`: as pydantic has it, which is too much to write down twice.
+        def model_dump(self, *, mode: str = ..., **how: Any) -> dict[str, Any]: ...
+        def model_dump_json(self, *, indent: int | None = ..., **how: Any) -> str: ...
         @classmethod
-        def model_validate(
-            cls, obj: Any, *, strict: bool | None = ..., from_attributes: bool | None = ..., context: Any = ...
-        ) -> Self: ...
+        def model_validate(cls, obj: Any, **how: Any) -> Self: ...
         @classmethod
-        def model_validate_json(
-            cls, json_data: str | bytes | bytearray, *, strict: bool | None = ..., context: Any = ...
-        ) -> Self: ...
+        def model_validate_json(cls, json_data: str | bytes | bytearray, **how: Any) -> Self: ...
         @classmethod
         def model_json_schema(cls, by_alias: bool = ...) -> dict[str, Any]: ...
 

@@ -552,6 +552,10 @@ class Address(BaseModel):
     number: int = 1
 
 
+class Tags(RootModel[list[Bare]]):
+    pass
+
+
 @dataclass
 class Place:
     x: int
@@ -561,7 +565,10 @@ class Order(Document, collection="orders"):
     customer: Bare
     address: Address = Address(street="s")
     places: list[Place] = Field(default_factory=lambda: [Place(1)])
-    note: Bare = Field("", validation_alias=AliasChoices("note", "remark"), serialization_alias="note")
+    note: Bare = Field("", validation_alias=AliasChoices("comment", "remark"), serialization_alias="comment")
+    tags: Tags = Field(default_factory=lambda: Tags(["t"]))
+    others: dict[str, Address] = Field(default_factory=lambda: {"o": Address(street="o")})
+    anything: Any = 1
     prices: list[Decimal]
     total: Decimal = Field(Decimal(0), alias="sum")
     first: Item | None = None
@@ -577,7 +584,7 @@ class Fill(Operation[None]):
 
     def apply(self, documents: Documents, /) -> None:
         order = documents.get(self.order) or documents.create(
-            self.order, Order(customer="Ann", prices=[], sum=Decimal(0), note="")
+            self.order, Order.model_validate({"customer": "Ann", "prices": []})
         )
         order.customer = f" {order.customer} "
         order.prices.append(Decimal(5))
@@ -586,6 +593,8 @@ class Fill(Operation[None]):
         order.address.number = "7"  # type: ignore[assignment]
         order.places[0].x = "8"  # type: ignore[assignment]
         order.note = " n"
+        order.tags.root[0] += " "
+        order.others["o"].street += " "
         setattr(order, "more", 1)  # noqa: B010 - which the model does not know
 
 
@@ -597,9 +606,42 @@ def test_what_its_model_makes_of_a_document_is_stored() -> None:
             assert order is not None
             assert (order.customer, order.total, order.first) == ("Ann", Decimal(5 * number), Item(name="n"))
             assert (order.address, order.places, order.note) == (Address(street="s", number=7), [Place(8)], "n")
+            assert (order.tags, order.others) == (Tags(["t"]), {"o": Address(street="o")})
             body = casops._store.versions()[Order.ref("o").key]  # type: ignore[attr-defined]
             told = json.loads((body.stage.body if body.stage else None) or body.body or "")
             assert (told["customer"], told["sum"], told["more"]) == ("Ann", str(5 * number), 1)
+
+
+class Say(Operation[None]):
+    order: Ref[Order]
+
+    def apply(self, documents: Documents, /) -> None:
+        documents[self.order].anything = True  # which is 1, as Python has it
+
+
+def test_what_is_equal_and_stored_otherwise_is_a_change() -> None:
+    with CasOps.open("memory://") as casops:
+        casops.run(Fill(order="o"), operation_id="fill")
+        casops.run(Say(order="o"), operation_id="say")
+        order = casops.read(Order.ref("o"))
+        assert order is not None
+        assert order.anything is True
+
+
+class Strange(Document, collection="strange"):
+    typed: Typed | None = None
+
+
+class MakeStrange(Operation[None]):
+    def apply(self, documents: Documents, /) -> None:
+        documents.create(Strange.ref("s"), Strange(typed=Typed(seconds=timedelta(seconds=3))))
+
+
+def test_whatever_the_model_of_a_document_raises_is_told_as_that() -> None:
+    with CasOps.open("memory://") as casops:
+        with pytest.raises(InvalidDocument, match="strange/s invalid as Strange"):
+            casops.run(MakeStrange(), operation_id="i")
+        assert casops.outcome("i") is None
 
 
 def test_what_was_only_looked_at_stays_as_it_is() -> None:

@@ -285,7 +285,7 @@ class _World(Generic[R]):
             told = _tell(request, done) + (f" {told}" if how else "")
             reply = reply if how else done
             if isinstance(done, m.Stored) and not isinstance(request, m.Scan):
-                self.watcher.wrote(request.key, self.store.versions().get(request.key))
+                self.watcher.wrote(request.key, self.store.version(request.key))
         elif how == "late" and not isinstance(request, m.Read):
             self.late.append((name, request))
         self.trace.append(f"{name} → {tell_request(request)}   {told}")

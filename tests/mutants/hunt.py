@@ -8,7 +8,6 @@ Must not be in here: the mutants.
 
 from __future__ import annotations
 
-import gc
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -61,10 +60,12 @@ class Finder(importlib.abc.MetaPathFinder):
 def hunt(mutant: Mutant) -> dict[str, Any]:
     """Explore every case, then live worlds, until something is caught; then the same at greater length."""
     sys.meta_path.insert(0, Finder(mutant))
+    from casops.testing.__main__ import collect_seldom
     from casops.testing.cases import cases
     from casops.testing.explorer import Explorer
     from casops.testing.simulator import live
 
+    collect_seldom()
     explored = lived = 0
     for states, worlds in ROUNDS:
         for case in cases():
@@ -87,5 +88,4 @@ def hunt(mutant: Mutant) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    gc.set_threshold(50_000, 20, 50)  # as casops.testing.__main__ does, which would import what is to be changed
     sys.stdout.write(json.dumps(hunt(MUTANTS[int(sys.argv[1])])) + "\n")
