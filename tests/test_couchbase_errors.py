@@ -266,19 +266,20 @@ async def test_an_edit_that_was_taken_and_lost_is_unknown_to_the_async_store() -
 
 
 class Shown:
-    """A lookup in which one part has a status of its own, and the others are there."""
+    """A lookup of a document without a body, in which one part has a status of its own; the others are there."""
 
     cas = 5
 
     def __init__(self, call: Any, path: str, status: int) -> None:
         statuses = [status if spec[1] == path else 0 for spec in call.arguments[0]]
+        values = {"casops": b'{"m": 1}', "": b""}
         self.value = [
-            {"path": spec[1], "status": each, **({} if each else {"value": b"1"})}
+            {"path": spec[1], "status": each, **({} if each else {"value": values.get(spec[1], b"1")})}
             for spec, each in zip(call.arguments[0], statuses, strict=True)
         ]
 
 
-@pytest.mark.parametrize("path", ["casops.m", "casops.b", "$document.deleted"])
+@pytest.mark.parametrize("path", ["casops", "$document.exptime", "$document.deleted"])
 @pytest.mark.parametrize(("status", "kind"), [(192, Version), (193, Unknown), (134, Unknown), (None, Unknown)])
 def test_an_attribute_that_is_not_shown_is_not_taken_for_absent(
     path: str, status: Any, kind: type, monkeypatch: pytest.MonkeyPatch

@@ -26,6 +26,7 @@ from casops.stores.couchbase import THREADS
 from casops.stores.couchbase_calls import Call, Calls, answer, send
 from casops.stores.couchbase_places import Place, Settings, path_of, shard_of
 from casops.stores.couchbase_specs import add_field, body_from, drop, drop_field, field, put, whole
+from casops.stores.couchbase_stages import ATTRIBUTE
 from casops.stores.couchbase_threads import Threads
 from casops.stores.opening import open_store
 
@@ -260,14 +261,7 @@ class Limit:
 
 
 _TEXT: Final = '{"v":1,"operation":"Move","fingerprint":"' + "f" * 64 + '"}'
-_EVERYTHING: Final = (
-    whole(),
-    field("casops.m", hidden=True),
-    field("casops.b", hidden=True),
-    field("casops.c", hidden=True),
-    field("$document.exptime", hidden=True),
-    field("$document.deleted", hidden=True),
-)
+_EVERYTHING: Final = (ATTRIBUTE, field("$document.exptime", hidden=True), whole())
 _STAGE: Final = (
     put("casops", '{"m":' + _TEXT + ',"b":{"balance":1000000}}'),
     put("casops.c", '"${Mutation.CAS}"', macro=True),

@@ -1,12 +1,7 @@
 """Documents and results: from a request of the protocol to calls of the SDK, and from what they give to a reply.
 
-A stage is the hidden attribute `casops` of its document:
-
-    {"m": whose stage it is (JSON), "b": the staged body (left out where the document would be absent)}
-    and beside them "c": the CAS of the write that put it there
-
     request           live document                            tombstone (when the first call finds no live one)
-    Read              one lookup shows either: body, stage, CAS, expiry
+    Read              one lookup: stage, expiry, body          no body: a second one tells whether it is deleted
     Insert, no body                                            attribute on a new one, only where nothing is at all
     Replace KEEP      attribute new or gone, by CAS            the same call
     Replace STAGED    body from "b", attribute new or gone     revived in the same way; never with a new stage
@@ -23,7 +18,6 @@ Must not be in here: connections, sending, intentions.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Generator
 from typing import Any, Final, TypeAlias
@@ -40,7 +34,6 @@ from casops.messages import (
     Remove,
     Replace,
     Reply,
-    Stage,
     Stored,
     Unknown,
     Version,
@@ -49,9 +42,19 @@ from casops.stores.couchbase_calls import FOREVER, LOCKED, SHORT, Answer, Call, 
 from casops.stores.couchbase_clock import ServerClock
 from casops.stores.couchbase_errors import Meaning, Trouble
 from casops.stores.couchbase_places import Place, Settings
-from casops.stores.couchbase_specs import body_as, body_from, drop, field, put, whole
+from casops.stores.couchbase_specs import body_as, body_from, field, put, whole
+from casops.stores.couchbase_stages import (
+    ATTRIBUTE,
+    NO_STAGE,
+    STAGED_BODY,
+    UNSTAGED,
+    WITHOUT,
+    stage_in,
+    stage_specs,
+    text_of,
+)
 
-__all__ = ["Documents", "Steps", "refusal", "text_of"]
+__all__ = ["Documents", "Steps", "refusal"]
 
 Steps: TypeAlias = Generator[Call, Answer | Trouble, Reply]
 DocumentRequest: TypeAlias = Read | Insert | Replace | Remove
@@ -59,17 +62,9 @@ DocumentRequest: TypeAlias = Read | Insert | Replace | Remove
 # The server keeps an expiry in 32 bits.
 MAX_EXPIRY: Final = 2**32 - 1
 
-_EVERYTHING: Final = (
-    field("casops.m", hidden=True),
-    field("casops.b", hidden=True),
-    field("casops.c", hidden=True),
-    field("$document.exptime", hidden=True),
-    field("$document.deleted", hidden=True),  # that there is no body says too little: a live one may be empty
-    whole(),
-)
-_NO_STAGE: Final = (put("casops", "{}"), drop("casops"))  # a removal alone fails where none is
-_BY_NOBODY: Final = put("casops.c", "null")
-_WRITTEN_BY: Final = put("casops.c", '"${Mutation.CAS}"', macro=True)
+_AS_A_RULE: Final = (ATTRIBUTE, field("$document.exptime", hidden=True), whole())
+# That there is no body says too little: a live document may be empty.
+_DELETED: Final = field("$document.deleted", hidden=True)
 
 
 class Documents:
@@ -110,15 +105,17 @@ class Documents:
         return Version(answer.cas, text_of(answer.body))
 
     def _read(self, place: Place) -> Steps:
-        answer = yield self._calls.look(place, _EVERYTHING)
+        answer = yield self._calls.look(place, _AS_A_RULE)
+        if isinstance(answer, Answer) and not answer.fields[-1]:
+            answer = yield self._calls.look(place, (_DELETED, *_AS_A_RULE))
         if isinstance(answer, Trouble):
             return _no_version(answer, place)
-        meta, staged, written_by, expires, deleted, body = answer.fields
-        stage = None
-        if meta is not None:
-            broken = None if _same(written_by, answer.cas) else _BROKEN
-            stage = Stage(text_of(meta), None if staged is None else text_of(staged), broken)
-        if deleted == b"true":
+        *deleted, attribute, expires, body = answer.fields
+        try:
+            stage = None if attribute is None else stage_in(attribute, answer.cas)
+        except (ValueError, RecursionError) as error:
+            return Refused(f"the attribute casops of the document {place.key} is of another program: {error}")
+        if deleted == [b"true"]:
             return Version(answer.cas, None, stage)
         return Version(answer.cas, text_of(body or b""), stage, int(expires or b"0") or None)
 
@@ -126,12 +123,12 @@ class Documents:
 
     def _insert(self, request: Insert, place: Place, lifetime: Lifetime) -> Steps:
         if request.body is None:
-            specs = _stage_specs(request.stage) if request.stage else (put("casops", "{}"),)
+            specs = stage_specs(request.stage) if request.stage else (UNSTAGED,)
             answer = yield self._calls.insert_hidden(place, specs)
         elif request.stage is None:
             answer = yield self._calls.insert(place, request.body, lifetime)
         else:
-            specs = (*_stage_specs(request.stage), body_as(request.body))
+            specs = (*stage_specs(request.stage), body_as(request.body))
             answer = yield self._calls.insert_parts(place, specs, lifetime)
         return _written(answer, {Meaning.EXISTS: Exists()})
 
@@ -145,13 +142,13 @@ class Documents:
         return _written((yield self._calls.replace(place, request.cas, body, lifetime)), _MOVED)
 
     def _replace(self, request: Replace, place: Place, lifetime: Lifetime) -> Steps:
-        after = _stage_specs(request.stage) if request.stage else _NO_STAGE
+        after = stage_specs(request.stage) if request.stage else NO_STAGE
         if request.body is Body.KEEP:
             return _written((yield self._calls.mutate_any(place, request.cas, after, lifetime)), _MOVED)
-        before: tuple[Any, ...] = (body_from("casops.b"),)
+        before: tuple[Any, ...] = (body_from(STAGED_BODY),)
         if isinstance(request.body, str):
             before = (put("casops", f'{{"b":{request.body}}}'), *before)
-        specs = (*before, *(after if request.stage else (drop("casops"),)))
+        specs = (*before, *(after if request.stage else (WITHOUT,)))
         answer = yield self._calls.mutate(place, request.cas, specs, lifetime)
         if isinstance(answer, Trouble) and answer.meaning is Meaning.MISSING and request.stage is None:
             answer = yield self._calls.revive(place, request.cas, specs, lifetime)
@@ -162,7 +159,7 @@ class Documents:
     def _remove(self, request: Remove, place: Place, *, plain: bool) -> Steps:
         answer = yield self._calls.remove(place, request.cas)
         if isinstance(answer, Trouble) and answer.meaning is Meaning.MISSING and not plain:
-            answer = yield self._calls.mutate_any(place, request.cas, _NO_STAGE)
+            answer = yield self._calls.mutate_any(place, request.cas, NO_STAGE)
         return _written(answer, _MOVED)
 
     def _lifetime(self, request: Insert | Replace) -> Generator[Call, Answer | Trouble, Lifetime | Reply]:
@@ -190,28 +187,6 @@ _MOVED: Final[dict[Meaning, Reply]] = {
     Meaning.MISSING: Mismatch(),
     Meaning.ALIVE: Mismatch(),
 }
-
-_BROKEN: Final = (
-    "another program wrote this document while an operation had staged a change on it; casops touches it no more, "
-    'see "Other programs" in docs/couchbase.md'
-)
-
-
-def _stage_specs(stage: Stage) -> tuple[Any, ...]:
-    """The attribute, and in it the CAS that this very write gets."""
-    body = "" if stage.body is None else f',"b":{stage.body}'
-    # One that is broken and only moved along (by a fence) stays broken.
-    return put("casops", f'{{"m":{stage.meta}{body}}}'), _WRITTEN_BY if stage.broken is None else _BY_NOBODY
-
-
-def _same(written_by: bytes | None, cas: int) -> bool:
-    """Is this the CAS that the macro has left?  It writes the bytes in the order of the server's memory."""
-    if written_by is None:
-        return False
-    try:
-        return int.from_bytes(bytes.fromhex(json.loads(written_by)[2:]), "little") == cas
-    except (ValueError, TypeError):
-        return False
 
 
 def _no_version(trouble: Trouble, place: Place) -> Reply:
@@ -242,8 +217,3 @@ def refusal(trouble: Trouble, place: Place | None = None) -> Unknown | Refused:
     if trouble.meaning is Meaning.REFUSED:
         return Refused(trouble.why)
     return Unknown(f"an answer that does not fit the call: {trouble.why}")
-
-
-def text_of(body: bytes) -> str:
-    """A body as text.  One that is not UTF-8, and so not JSON, becomes a text that no model takes."""
-    return body.decode("utf-8", "surrogateescape")
