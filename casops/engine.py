@@ -237,6 +237,8 @@ class Engine:
             why = str(error) or f"no answer within {self.options.deadline:g} s"
             if writes:
                 raise OutcomeUnknown(f"{why}; ask again with the same id", operation_id=operation_id) from None
+            if isinstance(error, StoreFailed) and error.lasting:
+                raise UsageError(f"{why}; nothing was changed", operation_id=operation_id) from None
             raise StoreUnavailable(f"{why}; nothing was changed", operation_id=operation_id) from None
 
     def _outcome(self, ended: Ended, work: OperationWork[Any] | None = None) -> Outcome[Any]:

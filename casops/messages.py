@@ -206,9 +206,13 @@ class Unknown:
 
 @value()
 class Refused:
-    """Certainly not applied and never will be: no room, too large, not allowed, store away."""
+    """Certainly not applied and never will be: no room, too large, not allowed, store away.
+
+    `lasting`: for what it is (too large, a key the store has no place for), so that it would be refused again.
+    """
 
     why: str
+    lasting: bool = False
 
 
 @value()

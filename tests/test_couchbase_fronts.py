@@ -31,7 +31,6 @@ from casops import (
     Operation,
     Options,
     Ref,
-    StoreUnavailable,
     UsageError,
 )
 from casops.drivers import drive
@@ -306,18 +305,23 @@ async def test_a_store_that_is_away_is_an_error_of_ours_in_bounded_time(
 async def test_a_document_over_20_mb_and_a_key_over_246_bytes(server: CouchbaseServer, face: str, prefix: str) -> None:
     async with on(server, face, prefix) as casops:
         await two_accounts(casops)
-        with pytest.raises(StoreUnavailable, match="too large"):
+        with pytest.raises(UsageError, match=r"too large.*; nothing happened") as error:
             await casops.run(Note(account="alice", note="x" * (21 * 2**20)), operation_id="large")
+        assert (error.value.happened, error.value.retry, error.value.operation_id) == (False, False, "large")
+        assert await casops.pending() == []
         assert (await casops.read(ALICE)).note is None
         assert await casops.run(TRANSFER, operation_id="t") == Receipt(left=Decimal(70))
         # A document is staged beside itself, so that about half of what the server takes is the limit.
         await casops.run(Note(account="alice", note="x" * (11 * 2**20)), operation_id="large-2")
-        with pytest.raises(StoreUnavailable, match="20 MiB of body and stage together"):
+        with pytest.raises(UsageError, match="20 MiB of body and stage together"):
             await casops.run(TRANSFER, operation_id="u")
         assert (await casops.read(BOB)).balance == 30
     async with on(server, face, prefix, collection="tests") as casops:
-        with pytest.raises(StoreUnavailable, match="the key is too long for Couchbase"):
+        with pytest.raises(UsageError, match=r"the key is too long for Couchbase.*; nothing was changed"):
             await casops.read(Far.ref("x" * 200))
+        with pytest.raises(UsageError, match=r"the key is too long for Couchbase.*; nothing happened"):
+            await casops.run(GoFar(to="x" * 200), operation_id="far")
+        assert await casops.pending() == []
     long = f"{prefix}{'p' * 20}"[:24]
     with pytest.raises(UsageError, match="200 bytes of UTF-8 at most"):
         Account.ref("x" * 201)
@@ -329,6 +333,13 @@ async def test_a_document_over_20_mb_and_a_key_over_246_bytes(server: CouchbaseS
 
 class Far(Document, collection="accounts-with-a-rather-long-name"):
     pass
+
+
+class GoFar(Operation[None]):
+    to: Ref[Far]
+
+    def apply(self, documents: Documents) -> None:
+        documents.create(self.to, Far())
 
 
 class Note(Operation[None]):

@@ -1,4 +1,4 @@
-"""The hidden attribute: what is written can be read, to the last character, and what another program wrote is no stage."""
+"""The hidden attribute: what is written can be read, to the character; what another program wrote is no stage."""
 
 import json
 
@@ -34,7 +34,8 @@ def test_what_was_staged_is_read_as_it_was_written(body: str, form: str) -> None
 
 def test_what_is_written_is_what_is_read() -> None:
     attribute, (_, _, _, _, macro, value) = stage_specs(Stage('{"a":1}', '{"b":2}', None))
-    assert macro and value == b'"${Mutation.CAS}"'
+    assert macro
+    assert value == b'"${Mutation.CAS}"'
     written = attribute[5].decode()[:-1] + f',"c":{WRITTEN_BY}}}'
     assert stage_in(written.encode(), CAS) == Stage('{"a":1}', '{"b":2}', None)
 
@@ -53,7 +54,8 @@ def test_an_attribute_without_an_owner_is_no_stage() -> None:
 def test_a_stage_that_was_left_by_another_write_is_broken(written_by: str | None) -> None:
     more = "" if written_by is None else f',"c":{written_by}'
     stage = stage_in(f'{{"m":1,"b":2{more}}}'.encode(), CAS)
-    assert stage is not None and stage.broken is not None
+    assert stage is not None
+    assert stage.broken is not None
 
 
 def test_a_broken_stage_that_is_moved_along_stays_broken() -> None:

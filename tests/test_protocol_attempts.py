@@ -17,7 +17,7 @@ from casops.errors import (
     UsageError,
 )
 from casops.ids import new_operation_id
-from casops.messages import Body, Exists, Insert, Mismatch, Read, Refused, Remove, Replace, Reply, Unknown
+from casops.messages import Body, Exists, Insert, Mismatch, Read, Refused, Remove, Replace, Reply, StoreRequest, Unknown
 from casops.options import Options
 from casops.protocol.execution import Execution
 from casops.records import decode_intention, intention_key, result_key
@@ -560,6 +560,55 @@ def test_a_refused_record_did_not_happen_and_leaves_nothing(landed: bool) -> Non
     assert world.record("i") is None
     assert world.intention("i") is None
     assert world.stage("a") is None
+
+
+@pytest.mark.parametrize("refused", range(7))  # declare, read R(i), a and b; write R(i), stage a and b
+def test_what_the_store_never_takes_is_an_error_of_the_call_wherever_it_is_refused(refused: int) -> None:
+    """Asking again would be in vain, and a sweep would find it pending for ever."""
+    world = World(a=5, b=5)
+    worker = world.worker("i", move("a", "b", 1))
+    asked: list[StoreRequest] = []
+    while worker.batch is not None:
+        replies: list[Reply] = []
+        for request in worker.batch:
+            asked.append(request)
+            never = request in asked[refused : refused + 1]
+            replies.append(Refused("too large", lasting=True) if never else world.store.perform([request])[0])
+        worker.answer(replies)
+    with pytest.raises(UsageError, match="too large; nothing happened") as told:
+        worker.finish(world.store)
+    assert (told.value.happened, told.value.retry, told.value.operation_id) == (False, False, "i")
+    assert world.intention("i") is None
+    assert world.stage("a") is None
+    assert world.stage("b") is None
+
+
+def test_what_the_store_never_takes_as_a_refusal_is_an_error_of_the_call() -> None:
+    world = World(a=5, b=5)
+    worker = world.worker("i", move("a", "b", 9))
+    worker.step(world.store)
+    worker.step(world.store)  # a refusal of two documents is looked at again
+    worker.answer([Refused("the details are too large", lasting=True)])
+    with pytest.raises(UsageError, match="the details are too large; nothing happened"):
+        worker.finish(world.store)
+    assert world.intention("i") is None
+
+
+def test_what_another_call_has_taken_over_stays_pending_though_the_store_never_takes_it() -> None:
+    world = World(a=5, b=5)
+    worker = world.worker("i", move("a", "b", 1))
+    worker.step(world.store)
+    other = world.worker("i", move("a", "b", 1))
+    while other.paused < OPTIONS.patience:
+        other.step(world.store)
+    while not any(isinstance(each, Replace) for each in other.batch or ()):
+        other.step(world.store)
+    other.step(world.store)  # it has taken the intention over
+    worker.answer([Refused("too large", lasting=True) for _ in worker.batch or ()])
+    with pytest.raises(UsageError, match="too large") as told:
+        worker.finish(world.store)
+    assert (told.value.happened, told.value.retry) == (None, True)
+    assert world.intention("i") is not None
 
 
 def test_silence_is_an_unknown_outcome_within_the_deadline() -> None:

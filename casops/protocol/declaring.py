@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from casops.errors import CasOpsError, OperationMismatch
+from casops.errors import CasOpsError, Expired, OperationMismatch
+from casops.ids import time_of
 from casops.messages import Insert, Missing, Refused, Remove, Replace, Reply, Steps, Stored, Unknown, Version
 from casops.protocol.environment import Environment, StoreFailed
 from casops.protocol.work import Work
@@ -67,7 +68,7 @@ class Declaration:
         if isinstance(answer, Stored):
             return True
         if isinstance(answer, Refused):
-            raise StoreFailed(answer.why)
+            raise StoreFailed(answer.why, lasting=answer.lasting)
         (found,) = (yield from self._environment.read([self._key])).values()
         if isinstance(found, Missing):
             return False  # it was settled and removed just now
@@ -136,6 +137,19 @@ class Declaration:
                     return False
                 self.cas = found.cas
         return True
+
+
+def check_time(environment: Environment, operation_id: str) -> None:
+    """Raises Expired for an id that tells when it was made, if that is too long ago or has not come yet."""
+    made, now, retention = time_of(operation_id), environment.now.wall, environment.options.retention
+    if made is None:
+        return
+    if retention and made < now - retention:
+        why = "this id is older than the retention: whether it happened was forgotten; it must not be asked again"
+        raise Expired(why, operation_id=operation_id)
+    if made > now + environment.options.skew:
+        why = "this id comes from the future: the clock of its maker or of this machine is wrong"
+        raise Expired(why, operation_id=operation_id)
 
 
 def check_fingerprint(work: Work, operation_id: str, fingerprint: str | None) -> None:

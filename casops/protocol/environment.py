@@ -43,7 +43,11 @@ class TimeUp(Exception):
 
 
 class StoreFailed(Exception):
-    """The store refused something that the call cannot do without."""
+    """The store refused something that the call cannot do without.  lasting: as in messages.Refused."""
+
+    def __init__(self, why: str, *, lasting: bool = False) -> None:
+        super().__init__(why)
+        self.lasting = lasting
 
 
 class Environment:
@@ -104,7 +108,7 @@ class Environment:
         a store in trouble must not be asked without pause.  After a lost race, a look at the clock.
         """
         if isinstance(reply, Refused):
-            raise StoreFailed(reply.why)
+            raise StoreFailed(reply.why, lasting=reply.lasting)
         if isinstance(reply, Unknown):
             self._wait = min(max(self._wait * 2, self.options.poll, 0.001), 1.0)
             yield from self.pause(self._wait)
@@ -125,7 +129,7 @@ class Environment:
                 if isinstance(reply, Version | Missing):
                     found[key] = reply
                 elif isinstance(reply, Refused):
-                    raise StoreFailed(reply.why)
+                    raise StoreFailed(reply.why, lasting=reply.lasting)
                 elif not isinstance(reply, Unknown):
                     raise InvariantViolation(f"the store answered a read of {key} with {reply!r}")
             open_keys = [key for key in open_keys if key not in found]

@@ -28,7 +28,6 @@ from casops.errors import (
     StoreUnavailable,
     UsageError,
 )
-from casops.ids import time_of
 from casops.messages import (
     Exists,
     Insert,
@@ -46,7 +45,7 @@ from casops.messages import (
 )
 from casops.protocol import work as business
 from casops.protocol.at_once import Foresight, at_once
-from casops.protocol.declaring import Declaration, check_fingerprint, stays_pending
+from casops.protocol.declaring import Declaration, check_fingerprint, check_time, stays_pending
 from casops.protocol.ended import Ended
 from casops.protocol.environment import SLOW, Environment, Found, StoreFailed, TimeUp, Watch
 from casops.protocol.fate import Standing, Suspect, as_open, decide, record_write, standing_of
@@ -102,20 +101,16 @@ class Execution:
         """
         try:
             yield from self.environment.begin()
-            self._refuse_impossible_id()
+            check_time(self.environment, self.id)
             call = yield from self.environment.fresh_id()
             self.declaration = Declaration(self.environment, self.id, self.work, call)
-            if entry is None:
-                ended = None if foresight is None else (yield from self._at_once(foresight, call))
-                if ended is None:
-                    ended = yield from self._declare(behind)
-            else:
-                self.declaration.found(*entry)
-                yield from self._look()
-                ended = yield from self._follow(patience=0.0)
-            while ended is None:
-                ended = yield from self._attempt()
-            return ended
+            try:
+                return (yield from self._to_its_end(entry, foresight, behind))
+            except StoreFailed as failure:
+                if not failure.lasting or self.in_doubt:
+                    raise
+                told = self._error_of(str(failure), True)
+            return (yield from self._give_up(told))  # it would be pending for ever
         except TimeUp as up:
             if self.environment.outlived():
                 why = "this call slept for so long that the result may be forgotten: it must not be asked again"
@@ -125,21 +120,25 @@ class Execution:
         except StoreFailed as failure:
             raise self._unanswered(str(failure), refused=True) from None
 
-    def _refuse_impossible_id(self) -> None:
-        made, now, retention = time_of(self.id), self.environment.now.wall, self.options.retention
-        if made is None:
-            return
-        if retention and made < now - retention:
-            why = "this id is older than the retention: whether it happened was forgotten; it must not be asked again"
-            raise Expired(why, operation_id=self.id)
-        if made > now + self.options.skew:
-            why = "this id comes from the future: the clock of its maker or of this machine is wrong"
-            raise Expired(why, operation_id=self.id)
+    def _to_its_end(
+        self, entry: tuple[Intention, int] | None, foresight: Foresight | None, behind: frozenset[Key]
+    ) -> Steps[Ended]:
+        if entry is None:
+            ended = None if foresight is None else (yield from self._at_once(foresight))
+            if ended is None:
+                ended = yield from self._declare(behind)
+        else:
+            self.declaration.found(*entry)
+            yield from self._look()
+            ended = yield from self._follow(patience=0.0)
+        while ended is None:
+            ended = yield from self._attempt()
+        return ended
 
-    def _at_once(self, foresight: Foresight, call: str) -> Steps[Ended | None]:
+    def _at_once(self, foresight: Foresight) -> Steps[Ended | None]:
         """In one write.  None: something is in the way."""
         self.foresight = foresight
-        ended = yield from at_once(self.environment, self.id, self.work, foresight, call)
+        ended = yield from at_once(self.environment, self.id, self.work, foresight, self.declaration.call)
         if ended is not None:
             self._adopt(ended.standing)
         return ended
@@ -358,13 +357,13 @@ class Execution:
             return (yield from self._overtaken())
         if isinstance(reply, Refused):
             self._is_dead(attempt)
-            return (yield from self._give_up(StoreFailed(reply.why)))
+            return (yield from self._give_up(self._error_of(reply.why, reply.lasting)))
         if isinstance(reply, Stored) and any(isinstance(each, Exists | Mismatch | Refused) for each in landed):
             # A participant has moved on (a refused one is never tried again): dead.
             self._is_dead(attempt)
             self._adopt(Standing(record, reply.cas))
-            refused = [each.why for each in landed if isinstance(each, Refused)]
-            return (yield from self._give_up(StoreFailed(refused[0]))) if refused else None
+            refused = [self._error_of(each.why, each.lasting) for each in landed if isinstance(each, Refused)]
+            return (yield from self._give_up(refused[0])) if refused else None
         # Somewhere the reply is lost.  Decide like a stranger: there is one recovery path.
         if (yield from self._decide(attempt, keys)):
             return self._ended(self.standing)
@@ -432,7 +431,7 @@ class Execution:
         if isinstance(reply, Stored):
             return self._ended(Standing(record, reply.cas))
         if isinstance(reply, Refused):
-            raise StoreFailed(reply.why)
+            raise StoreFailed(reply.why, lasting=reply.lasting)
         self.asker.known = True
         yield from self._look()
         self.in_doubt = False
@@ -481,6 +480,9 @@ class Execution:
     def _ended(self, standing: Standing, *, replayed: bool = False) -> Ended:
         taken_over = self.taken_over and not replayed
         return Ended(self.id, standing, replayed, taken_over, self.staged, self.declaration.cas is not None)
+
+    def _error_of(self, why: str, lasting: bool) -> Exception:
+        return UsageError(f"{why}; nothing happened", operation_id=self.id) if lasting else StoreFailed(why)
 
     def _unanswered(self, why: str, *, refused: bool = False) -> CasOpsError:
         trouble = self.environment.last_trouble

@@ -79,7 +79,7 @@ class Documents:
         """The calls for one request, which casops.stores.rows.check has passed."""
         place = self._settings.place(request.key)
         if isinstance(place, str):
-            return Refused(place)
+            return Refused(place, lasting=True)
         plain = request.key.collection.startswith(RESERVED)
         if isinstance(request, Read):
             return (yield from self._read_result(place) if plain else self._read(place))
@@ -177,7 +177,9 @@ class Documents:
         if until is None:
             return FOREVER
         if until > MAX_EXPIRY:
-            return Refused(f"the lifetime is too long for Couchbase: it would end at {until} seconds since 1970")
+            return Refused(
+                f"the lifetime is too long for Couchbase: it would end at {until} seconds since 1970", lasting=True
+            )
         # The server takes a small number for seconds from now; as a moment it was over in 1970.
         return Lifetime(until=max(until, SHORT + 1))
 
@@ -208,7 +210,8 @@ def refusal(trouble: Trouble, place: Place | None = None) -> Unknown | Refused:
     if trouble.meaning is Meaning.UNKNOWN:
         return Unknown(trouble.why)
     if trouble.meaning is Meaning.TOO_LARGE:
-        return Refused(f"too large for Couchbase, which takes 20 MiB of body and stage together: {trouble.why}")
+        why = f"too large for Couchbase, which takes 20 MiB of body and stage together: {trouble.why}"
+        return Refused(why, lasting=True)
     if trouble.meaning is Meaning.NO_COLLECTION:
         where = f"{place.scope}.{place.collection}" if place else "of this document"
         return Refused(

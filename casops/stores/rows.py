@@ -105,7 +105,7 @@ def check(request: StoreRequest) -> Refused | None:
         return next((why for each in request.writes if (why := check(each)) is not None), None)
     key = request.key
     if not key.collection or not key.id:
-        return Refused("a document needs a collection and an id")
+        return Refused("a document needs a collection and an id", lasting=True)
     if isinstance(request, Insert | Replace):
         return _unfit_content(request)
     if isinstance(request, Remove) and request.cas <= 0:
@@ -131,7 +131,7 @@ def _unfit_content(request: Insert | Replace) -> Refused | None:
         if lifetime <= 0:
             _bug("a lifetime that is over before it begins", key)
         if lifetime > MAX_SECONDS:
-            return Refused(f"the lifetime is too long: {lifetime} seconds")
+            return Refused(f"the lifetime is too long: {lifetime} seconds", lasting=True)
     text = body if isinstance(body, str) else None
     return _unfit((*key, text) if stage is None else (*key, text, stage.meta, stage.body))
 
@@ -245,9 +245,11 @@ def _unfit(texts: Iterable[str | None]) -> Refused | None:
         if text is None:
             continue
         if "\0" in text:  # JSON text never has one; C libraries end a text there
-            return Refused("the text has a NUL character")
+            return Refused("the text has a NUL character", lasting=True)
         try:
             size += len(text) if text.isascii() else len(text.encode())
         except UnicodeEncodeError:
-            return Refused("the text has half a surrogate pair, which is no character")
-    return Refused(f"too large: {size:,} bytes, {MAX_BYTES:,} are allowed") if size > MAX_BYTES else None
+            return Refused("the text has half a surrogate pair, which is no character", lasting=True)
+    if size > MAX_BYTES:
+        return Refused(f"too large: {size:,} bytes, {MAX_BYTES:,} are allowed", lasting=True)
+    return None

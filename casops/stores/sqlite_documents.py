@@ -139,7 +139,7 @@ class Transaction:
                 return self._list(request)
             return self._at_once(request) if isinstance(request, AtOnce) else self._answer(request)
         except NOT_TAKEN as error:
-            return Refused(f"SQLite does not take this text: {error}")  # that statement did nothing
+            return Refused(f"SQLite does not take this text: {error}", lasting=True)  # that statement did nothing
 
     def _answer(self, request: Read | Write) -> Reply:
         key = request.key
