@@ -35,6 +35,8 @@ def difference(a: Any, b: Any) -> str | None:
 
     A list and a tuple are the same if their elements are, for a field may take either; so are 1 and 1.0, and two NaN.
     """
+    if a is b:
+        return None  # as members of an Enum are, which lead to themselves again
     kind = type(a)
     if kind in _PLAIN and kind is type(b):
         return None if a == b else ""

@@ -799,3 +799,35 @@ def test_the_result_of_generic_bases() -> None:
     for base in (Audited, ListOf, Pair):
         with pytest.raises(UsageError, match="does not say what its result is"):
             result_type(base)
+
+
+class Color(Enum):
+    RED = "red"
+    BLUE = 7
+
+
+class Car(Document, collection="cars"):
+    color: Color
+
+
+class Paint(Operation[Color]):
+    """A member of a plain Enum leads to its class, and so to itself again."""
+
+    car: Ref[Car]
+    color: Color
+
+    def apply(self, documents: Documents) -> Color:
+        car = documents.get(self.car) or documents.create(self.car, Car(color=Color.RED))
+        before, car.color = car.color, self.color
+        return before
+
+
+def test_members_of_an_enum_are_arguments_documents_and_results() -> None:
+    with CasOps.open("memory://") as casops:
+        assert casops.run(Paint(car="k", color=Color.BLUE), operation_id="1") is Color.RED
+        assert casops.run(Paint(car="k", color=Color.RED), operation_id="2") is Color.BLUE
+        assert casops.run(Paint(car="k", color=Color.BLUE), operation_id="1") is Color.RED
+        car = casops.read(Car.ref("k"))
+        assert car is not None
+        assert car.color is Color.RED
+    assert difference(Color.RED, Color.BLUE) is not None
