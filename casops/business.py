@@ -92,6 +92,7 @@ class OperationWork(Generic[R]):
             try:
                 # As it is stored: what JSON has no number for (infinity) is null for everybody.
                 details = to_jsonable_python(dict(refusal.details), inf_nan_mode="null")
+                to_json([refusal.code, details])  # half of a surrogate pair is found out only here
                 return Refused(refusal.code, details, documents.looked_at)
             except ValueError as error:
                 return self._failed(UsageError(f"the details of {refusal} are not JSON: {error}"), True, documents)
@@ -102,7 +103,9 @@ class OperationWork(Generic[R]):
             told = RuntimeError("apply raised StopIteration")
             told.__cause__ = error
             return Failed(told, False, documents.looked_at)
-        except Exception as error:  # noqa: BLE001 - business code may raise anything; it is passed on
+        except (NotRead, KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - business code may raise anything; it is counted, and passed on
             return Failed(error, False, documents.looked_at)
 
     def _failed(self, error: CasOpsError, lasting: bool, documents: Documents) -> Failed:

@@ -121,9 +121,12 @@ class Engine:
         return None if body is None else load(ref.model, ref.key, body)
 
     def snapshot(self, refs: Sequence[Ref[Any]]) -> Steps[Snapshot]:
+        if isinstance(refs, Ref):
+            raise UsageError(f"a list of references is needed, not one: {refs!r:.80}")
+        models: dict[Key, type[Document]] = {}
         for ref in refs:
             _check_ref(ref)
-        models: dict[Key, type[Document]] = {ref.key: ref.model for ref in refs}
+            models[ref.key] = ref.model
         bodies = yield from self._asking(reading.read_snapshot(self.environment(), list(models)))
         return Snapshot(
             {
@@ -199,11 +202,15 @@ class Engine:
             if self._parked(each):
                 return self._pending(each, "parked: its business function raised too often; run it again, or cancel it")
             if sweeping.too_old_to_start(environment, each):
-                return self._pending(each, "so old that its result may be forgotten already; cancel it")
+                return self._pending(
+                    each, "so old that its result may be forgotten already: look at its documents, then cancel it"
+                )
             return (yield from self._take_over(each, model))
         except (TimeUp, StoreFailed) as error:
             return self._pending(each, f"the store gave no answer: {error}")
-        except Exception as error:  # noqa: BLE001 - business code may raise anything; the sweep goes on
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise  # meant for the process
+        except BaseException as error:  # noqa: BLE001 - business code may raise anything; the sweep goes on
             return self._pending(each, f"{type(error).__name__}: {error}")
 
     def _take_over(self, each: Declared, model: type[Operation[Any]]) -> Steps[Outcome[Any]]:
@@ -237,7 +244,7 @@ class Engine:
             why = str(error) or f"no answer within {self.options.deadline:g} s"
             if writes:
                 raise OutcomeUnknown(f"{why}; ask again with the same id", operation_id=operation_id) from None
-            if isinstance(error, StoreFailed) and error.lasting:
+            if isinstance(error, StoreFailed) and error.refusal.lasting:
                 raise UsageError(f"{why}; nothing was changed", operation_id=operation_id) from None
             raise StoreUnavailable(f"{why}; nothing was changed", operation_id=operation_id) from None
 

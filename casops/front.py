@@ -178,7 +178,11 @@ class CasOps:
         return drive(self._engine.forget(operation_ids), self._store)
 
     def cancel(self, operation_id: str) -> Outcome[Any]:
-        """Make sure that it never happens; if it has ended already, tells how."""
+        """Make sure that it never happens; if it has ended already, tells how.
+
+        Raises Expired for an id that is older than the retention and of which nothing is known, since it may have
+        happened; OutcomeUnknown, UsageError.
+        """
         self._check_open()
         outcome, ended = drive(self._engine.cancel(operation_id), self._store)
         self._settler.add(ended)

@@ -1,10 +1,14 @@
 """The hidden attribute: what is written can be read, to the character; what another program wrote is no stage."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from casops.messages import Stage
+from casops.messages import Key, Read, Refused, Stage
+from casops.stores.couchbase import CouchbaseStore
+from casops.stores.couchbase_calls import Call
+from casops.stores.couchbase_places import Settings
 from casops.stores.couchbase_stages import stage_in, stage_specs
 
 CAS = 0x18A3_0000_0000_BEEF
@@ -75,3 +79,18 @@ def test_the_members_are_those_that_json_knows() -> None:
     assert stage is not None
     assert json.loads(stage.meta) == {"deep": [[{}]]}
     assert json.loads(stage.body or "") == ["]", "}", ",", ":"]
+
+
+def test_a_document_whose_attribute_another_program_wrote_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, and not read as a document without a stage."""
+
+    def shown(_: object, call: Call) -> SimpleNamespace:
+        parts = ({"path": spec[1], "status": 0, "value": b"[5]"} for spec in call.arguments[0])
+        return SimpleNamespace(cas=5, value=list(parts))
+
+    monkeypatch.setattr("casops.stores.couchbase.send", shown)
+    store = CouchbaseStore(SimpleNamespace(name="s", collection=lambda name: name), Settings(scope="s"))
+    (reply,) = store.perform([Read(Key("accounts", "a"))])
+    assert isinstance(reply, Refused)
+    assert "the attribute casops of the document a is of another program" in reply.why
+    store.close()

@@ -299,7 +299,7 @@ def test_what_has_no_place_is_refused_before_anything_is_sent(
     if settings == Settings():
         perform = opened(prefix="")
         refused, stored = perform(Insert(key, "1"), Insert(Key("accounts", f"other{time.monotonic_ns()}"), "1"))
-        assert refused == Refused(said)
+        assert refused == Refused(said, lasting=True)
         assert isinstance(stored, Stored)
 
 
@@ -760,7 +760,7 @@ async def test_a_connection_that_cannot_be_made_after_opening_is_tried_again_at_
         refused, unfit = await store.perform([Read(DOC), Read(Key("", ""))])
         assert isinstance(refused, Refused)
         assert "no Couchbase server answered at" in refused.why
-        assert unfit == Refused("a document needs a collection and an id")
+        assert unfit == Refused("a document needs a collection and an id", lasting=True)
     finally:
         server.start()
     assert await store.perform([Read(DOC)]) == [Missing()]

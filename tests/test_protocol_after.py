@@ -435,7 +435,7 @@ def test_together_merges_batches_and_one_failure_stops_nobody_else() -> None:
 
     def fails(environment: Environment) -> Steps[None]:
         yield from environment.perform(Read(n("a")))
-        raise StoreFailed("no")
+        raise StoreFailed(Refused("no"))
 
     steps = together([asks(world.environment(), n("a")), fails(world.environment()), asks(world.environment(), n("b"))])
     worker = Worker("all", steps, world.clock)

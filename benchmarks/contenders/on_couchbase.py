@@ -22,11 +22,13 @@ from typing import Any, Final
 
 from benchmarks.contenders import OPENING
 from casops import CasOps, Document, Documents, Operation, Ref
+from casops.messages import Stage
 from casops.stores.couchbase import THREADS
 from casops.stores.couchbase_calls import Call, Calls, answer, send
+from casops.stores.couchbase_documents import USUAL_PARTS
 from casops.stores.couchbase_places import Place, Settings, path_of, shard_of
-from casops.stores.couchbase_specs import add_field, body_from, drop, drop_field, field, put, whole
-from casops.stores.couchbase_stages import ATTRIBUTE
+from casops.stores.couchbase_specs import add_field, body_from, drop_field
+from casops.stores.couchbase_stages import STAGED_BODY, WITHOUT, stage_specs
 from casops.stores.couchbase_threads import Threads
 from casops.stores.opening import open_store
 
@@ -194,7 +196,7 @@ class Limit:
             [
                 self._calls.change_fields(self._shard(id), [add_field(path_of(id), _TEXT)]),
                 self._calls.get(self._result(id)),
-                *(self._calls.look(place, _EVERYTHING) for place in documents),
+                *(self._calls.look(place, USUAL_PARTS) for place in documents),
             ]
         )
         written = self._together(
@@ -208,7 +210,7 @@ class Limit:
         )
         for number, place in enumerate(documents, 1):
             while written[number] is None:  # the settler came in between
-                again = self._send(self._calls.look(place, _EVERYTHING))
+                again = self._send(self._calls.look(place, USUAL_PARTS))
                 written[number] = self._send(self._calls.mutate_any(place, again.cas, _STAGE))
         with self._lock:
             self.waiting += 1
@@ -237,7 +239,7 @@ class Limit:
     def _settle_together(self, ended: list[tuple[str, int, dict[str, int]]]) -> None:
         replace, mutate, change = self._calls.replace, self._calls.mutate, self._calls.change_fields
         noticed = self._together([replace(self._result(id), cas, _TEXT + " " * 600) for id, cas, _ in ended])
-        moved = (body_from("casops.b"), drop("casops"))
+        moved = (body_from(STAGED_BODY), WITHOUT)
         places = [(Place(SCOPE, "accounts", key), base) for _, _, staged in ended for key, base in staged.items()]
         self._together([mutate(place, base, moved) for place, base in places])
         self._together([change(self._shard(id), [drop_field(path_of(id))]) for id, _, _ in ended])
@@ -261,8 +263,4 @@ class Limit:
 
 
 _TEXT: Final = '{"v":1,"operation":"Move","fingerprint":"' + "f" * 64 + '"}'
-_EVERYTHING: Final = (ATTRIBUTE, field("$document.exptime", hidden=True), whole())
-_STAGE: Final = (
-    put("casops", '{"m":' + _TEXT + ',"b":{"balance":1000000}}'),
-    put("casops.c", '"${Mutation.CAS}"', macro=True),
-)
+_STAGE: Final = stage_specs(Stage(_TEXT, '{"balance":1000000}'))

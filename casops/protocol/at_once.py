@@ -106,7 +106,7 @@ def at_once(
         if isinstance(reply, Unknown):
             raise OutcomeUnknown(f"{reply.why}; ask again with the same id", operation_id=operation_id)
         if isinstance(reply, Refused):
-            raise StoreFailed(reply.why, lasting=reply.lasting)
+            raise StoreFailed(reply)
     return None
 
 

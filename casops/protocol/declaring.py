@@ -68,7 +68,7 @@ class Declaration:
         if isinstance(answer, Stored):
             return True
         if isinstance(answer, Refused):
-            raise StoreFailed(answer.why, lasting=answer.lasting)
+            raise StoreFailed(answer)
         (found,) = (yield from self._environment.read([self._key])).values()
         if isinstance(found, Missing):
             return False  # it was settled and removed just now
@@ -101,14 +101,14 @@ class Declaration:
             if isinstance(found, Missing):
                 self.cas = None
                 if self._swept:  # it has ended since the sweep saw it, and its result may even be forgotten
-                    raise StoreFailed("its intention was taken away during the sweep")
+                    raise StoreFailed(Refused("its intention was taken away during the sweep"))
                 continue
             self.cas, self.intention = found.cas, decode_intention(found.body, self._id)
             check_fingerprint(self._work, self._id, self.intention.fingerprint)
             if self.intention.call == self.call:
                 return
 
-    def count(self, error: Exception) -> Steps[None]:
+    def count(self, error: BaseException) -> Steps[None]:
         """Note that the business function raised.  A count that is lost costs one more try."""
         text = f"{type(error).__name__}: {error}"[:MAX_ERROR_TEXT]
         counted = replace(self.intention, failures=self.intention.failures + 1, last_error=text)

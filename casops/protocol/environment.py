@@ -43,11 +43,11 @@ class TimeUp(Exception):
 
 
 class StoreFailed(Exception):
-    """The store refused something that the call cannot do without.  lasting: as in messages.Refused."""
+    """The store refused something that the call cannot do without."""
 
-    def __init__(self, why: str, *, lasting: bool = False) -> None:
-        super().__init__(why)
-        self.lasting = lasting
+    def __init__(self, refusal: Refused) -> None:
+        super().__init__(refusal.why)
+        self.refusal = refusal
 
 
 class Environment:
@@ -108,7 +108,7 @@ class Environment:
         a store in trouble must not be asked without pause.  After a lost race, a look at the clock.
         """
         if isinstance(reply, Refused):
-            raise StoreFailed(reply.why, lasting=reply.lasting)
+            raise StoreFailed(reply)
         if isinstance(reply, Unknown):
             self._wait = min(max(self._wait * 2, self.options.poll, 0.001), 1.0)
             yield from self.pause(self._wait)
@@ -129,7 +129,7 @@ class Environment:
                 if isinstance(reply, Version | Missing):
                     found[key] = reply
                 elif isinstance(reply, Refused):
-                    raise StoreFailed(reply.why, lasting=reply.lasting)
+                    raise StoreFailed(reply)
                 elif not isinstance(reply, Unknown):
                     raise InvariantViolation(f"the store answered a read of {key} with {reply!r}")
             open_keys = [key for key in open_keys if key not in found]
@@ -148,7 +148,7 @@ class Environment:
                 pages.append(reply)
                 cursor = reply.next
             elif isinstance(reply, Refused):
-                raise StoreFailed(reply.why)
+                raise StoreFailed(reply)
             else:
                 yield from self.pause(self.options.poll)
         return pages

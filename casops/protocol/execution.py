@@ -107,9 +107,9 @@ class Execution:
             try:
                 return (yield from self._to_its_end(entry, foresight, behind))
             except StoreFailed as failure:
-                if not failure.lasting or self.in_doubt:
+                if not failure.refusal.lasting or self.in_doubt:
                     raise
-                told = self._error_of(str(failure), True)
+                told = self._nothing_happened(failure.refusal)
             return (yield from self._give_up(told))  # it would be pending for ever
         except TimeUp as up:
             if self.environment.outlived():
@@ -357,13 +357,13 @@ class Execution:
             return (yield from self._overtaken())
         if isinstance(reply, Refused):
             self._is_dead(attempt)
-            return (yield from self._give_up(self._error_of(reply.why, reply.lasting)))
+            return (yield from self._give_up(self._nothing_happened(reply)))
         if isinstance(reply, Stored) and any(isinstance(each, Exists | Mismatch | Refused) for each in landed):
             # A participant has moved on (a refused one is never tried again): dead.
             self._is_dead(attempt)
             self._adopt(Standing(record, reply.cas))
-            refused = [self._error_of(each.why, each.lasting) for each in landed if isinstance(each, Refused)]
-            return (yield from self._give_up(refused[0])) if refused else None
+            refused = [each for each in landed if isinstance(each, Refused)]
+            return (yield from self._give_up(self._nothing_happened(refused[0]))) if refused else None
         # Somewhere the reply is lost.  Decide like a stranger: there is one recovery path.
         if (yield from self._decide(attempt, keys)):
             return self._ended(self.standing)
@@ -431,7 +431,7 @@ class Execution:
         if isinstance(reply, Stored):
             return self._ended(Standing(record, reply.cas))
         if isinstance(reply, Refused):
-            raise StoreFailed(reply.why, lasting=reply.lasting)
+            raise StoreFailed(reply)
         self.asker.known = True
         yield from self._look()
         self.in_doubt = False
@@ -452,7 +452,7 @@ class Execution:
             stays_pending(failed.error)
         raise failed.error
 
-    def _give_up(self, error: Exception) -> Steps[Ended]:
+    def _give_up(self, error: BaseException) -> Steps[Ended]:
         """Leave nothing that could still happen by itself (void our proposal, drop its stages, withdraw), then raise.
 
         Should somebody else have brought it to its end meanwhile, that is the answer.
@@ -481,8 +481,11 @@ class Execution:
         taken_over = self.taken_over and not replayed
         return Ended(self.id, standing, replayed, taken_over, self.staged, self.declaration.cas is not None)
 
-    def _error_of(self, why: str, lasting: bool) -> Exception:
-        return UsageError(f"{why}; nothing happened", operation_id=self.id) if lasting else StoreFailed(why)
+    def _nothing_happened(self, refusal: Refused) -> Exception:
+        """What to raise where the store refused, when nothing is left of the operation."""
+        if not refusal.lasting:
+            return StoreFailed(refusal)
+        return UsageError(f"{refusal.why}; nothing happened", operation_id=self.id)
 
     def _unanswered(self, why: str, *, refused: bool = False) -> CasOpsError:
         trouble = self.environment.last_trouble

@@ -6,6 +6,7 @@ Must not be in here: loops over operations that run business code (the front doe
 from __future__ import annotations
 
 from casops.messages import Forget, Insert, Key, Missing, Replace, Steps, Stored
+from casops.protocol.declaring import check_time
 from casops.protocol.ended import Ended
 from casops.protocol.environment import Environment
 from casops.protocol.fate import Standing, Suspect, decide, read_with_participants, standing_of
@@ -75,7 +76,10 @@ def list_declared(environment: Environment) -> Steps[list[Declared]]:
 
 
 def cancel(environment: Environment, operation_id: str) -> Steps[Ended]:
-    """Make sure that it never happens, unless it has: gives how it ended, cancelled or otherwise."""
+    """Make sure that it never happens, unless it has: gives how it ended, cancelled or otherwise.
+
+    Raises Expired for an id of which nothing is there, and which is so old that its result may be forgotten.
+    """
     yield from environment.begin()
     key, record_key = intention_key(operation_id), result_key(operation_id)
     while True:
@@ -91,6 +95,8 @@ def cancel(environment: Environment, operation_id: str) -> Steps[Ended]:
             continue
         declared = found[key]
         intention = None if isinstance(declared, Missing) else decode_intention(declared.body, operation_id)
+        if record is None and intention is None:
+            check_time(environment, operation_id)  # what was forgotten may have happened
         if record is None:
             record = Record(
                 operation=intention.operation if intention else None,

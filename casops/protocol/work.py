@@ -44,7 +44,7 @@ class Refused:
 class Failed:
     """The function raised.  `lasting`: asking again cannot help, so nothing may stay pending."""
 
-    error: Exception
+    error: BaseException
     lasting: bool
     looked_at: frozenset[Key]
 

@@ -54,7 +54,7 @@ from casops.stores.couchbase_stages import (
     text_of,
 )
 
-__all__ = ["Documents", "Steps", "refusal"]
+__all__ = ["USUAL_PARTS", "Documents", "Steps", "refusal"]
 
 Steps: TypeAlias = Generator[Call, Answer | Trouble, Reply]
 DocumentRequest: TypeAlias = Read | Insert | Replace | Remove
@@ -62,7 +62,7 @@ DocumentRequest: TypeAlias = Read | Insert | Replace | Remove
 # The server keeps an expiry in 32 bits.
 MAX_EXPIRY: Final = 2**32 - 1
 
-_AS_A_RULE: Final = (ATTRIBUTE, field("$document.exptime", hidden=True), whole())
+USUAL_PARTS: Final = (ATTRIBUTE, field("$document.exptime", hidden=True), whole())
 # That there is no body says too little: a live document may be empty.
 _DELETED: Final = field("$document.deleted", hidden=True)
 
@@ -105,9 +105,9 @@ class Documents:
         return Version(answer.cas, text_of(answer.body))
 
     def _read(self, place: Place) -> Steps:
-        answer = yield self._calls.look(place, _AS_A_RULE)
+        answer = yield self._calls.look(place, USUAL_PARTS)
         if isinstance(answer, Answer) and not answer.fields[-1]:
-            answer = yield self._calls.look(place, (_DELETED, *_AS_A_RULE))
+            answer = yield self._calls.look(place, (_DELETED, *USUAL_PARTS))
         if isinstance(answer, Trouble):
             return _no_version(answer, place)
         *deleted, attribute, expires, body = answer.fields

@@ -51,6 +51,8 @@ def open_async_store(url: str) -> AsyncStore:
 
 def _split(url: str) -> tuple[str, str]:
     """Scheme and rest.  A message shows nothing of the rest where it may hold a password."""
+    if not isinstance(url, str):
+        raise UsageError(f"a store is named by a URL such as sqlite:///bank.db, not by {type(url).__name__}")
     scheme, found, rest = url.partition("://")
     if not found:
         raise UsageError(f"a store is named by a URL such as memory:// or sqlite:///bank.db, not {url!r}")

@@ -1,0 +1,121 @@
+"""Business code and calls that nobody expects: what they are told is true, and nobody else suffers from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import uuid
+from typing import Any
+
+import pytest
+
+from casops import CasOps, Declined, Documents, Expired, Operation, Ref, UsageError, new_operation_id
+from tests.bank import MENDED, Account, Broken, Open
+from tests.conftest import QUICK, Bank
+
+
+class Panic(BaseException):
+    """As extensions in Rust raise it."""
+
+
+class Panics(Operation[None]):
+    account: Ref[Account]
+
+    def apply(self, documents: Documents) -> None:
+        documents.get(self.account)
+        raise Panic("a bug")
+
+
+async def test_what_is_no_exception_is_counted_too_and_stops_no_sweep(bank: Bank) -> None:
+    casops = bank.open(dataclasses.replace(QUICK, park_after=3), operations=[Panics, Broken])
+    await casops.run(Open(account="alice"), operation_id="open")
+    with pytest.raises(Panic) as told:
+        await casops.run(Panics(account="alice"), operation_id="a")
+    assert "did not happen and is pending" in told.value.__notes__[0]
+    with pytest.raises(ZeroDivisionError):
+        await casops.run(Broken(account="alice"), operation_id="b")
+    MENDED.append(True)
+    try:
+        recovery = await casops.recover()
+    finally:
+        MENDED.clear()
+    assert [each.operation_id for each in recovery.finished] == ["b"]
+    (left,) = recovery.left
+    assert (left.operation_id, left.note) == ("a", "Panic: a bug")
+    await casops.recover()
+    (left,) = await casops.pending()
+    assert (left.failures, left.parked) == (3, True)
+
+
+class Stops(Operation[None]):
+    account: Ref[Account]
+
+    def apply(self, documents: Documents) -> None:
+        documents.get(self.account)
+        if TO_STOP:
+            raise SystemExit(TO_STOP.pop())
+
+
+TO_STOP: list[int] = []
+
+
+async def test_the_end_of_the_process_is_not_kept_from_it(bank: Bank) -> None:
+    """Whoever turns a signal into SystemExit means the process, whatever runs just then: it is no failure of that."""
+    casops = bank.open(operations=[Stops])
+    TO_STOP[:] = [3]
+    with pytest.raises(SystemExit):
+        await casops.run(Stops(account="alice"), operation_id="s")
+    for pending in await casops.pending():  # on a file nothing was declared yet
+        assert pending.failures == 0
+        TO_STOP[:] = [3]
+        with pytest.raises(SystemExit):
+            await casops.recover()
+    assert await casops.run(Stops(account="alice"), operation_id="s") is None
+
+
+class Refuses(Operation[None]):
+    def apply(self, documents: Documents) -> None:
+        raise Declined("no", why=WHY[0])
+
+
+WHY: list[Any] = []
+
+
+@pytest.mark.parametrize("why", ["\ud800", {"deep": ["\ud800"]}, object()], ids=["half", "deep", "object"])
+async def test_details_that_are_not_json_leave_nothing_pending(bank: Bank, why: Any) -> None:
+    casops = bank.open()
+    WHY[:] = [why]
+    with pytest.raises(UsageError, match="not JSON"):
+        await casops.run(Refuses(), operation_id="r")
+    assert await casops.pending() == []
+
+
+def made_at(seconds: float) -> str:
+    """A UUIDv7 of another time."""
+    return str(uuid.UUID(int=uuid.UUID(new_operation_id()).int & (1 << 80) - 1 | int(seconds * 1000) << 80))
+
+
+async def test_what_may_be_forgotten_is_not_told_to_be_cancelled(bank: Bank) -> None:
+    """It said "it did not happen" of what had happened."""
+    casops = bank.open(dataclasses.replace(QUICK, retention=60.0, deadline=1.0))
+    old = made_at(time.time() - 61)
+    with pytest.raises(Expired, match="whether it happened was forgotten"):
+        await casops.cancel(old)
+    assert await casops.outcome(old) is None
+    assert (await casops.cancel(made_at(time.time() - 30))).status == "cancelled"
+
+
+async def test_a_snapshot_takes_references_however_they_come_and_nothing_else(bank: Bank) -> None:
+    casops = bank.open()
+    for name in ("alice", "bob"):
+        await casops.run(Open(account=name), operation_id=name)
+    assert len(await casops.snapshot(Account.ref(name) for name in ("alice", "bob"))) == 2
+    for wrong in (Account.ref("alice"), ["alice"]):
+        with pytest.raises(UsageError, match="reference"):
+            await casops.snapshot(wrong)
+
+
+@pytest.mark.parametrize("url", [None, 5, b"memory://"])
+def test_a_store_that_is_not_named_by_a_text(url: Any) -> None:
+    with pytest.raises(UsageError, match="named by a URL"):
+        CasOps.open(url)
