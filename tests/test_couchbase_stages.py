@@ -33,7 +33,7 @@ WRITTEN_BY = f'"0x{CAS.to_bytes(8, "little").hex()}"'
 def test_what_was_staged_is_read_as_it_was_written(body: str, form: str) -> None:
     meta = '{"id": "op-1", "attempt": 2.50}'
     attribute = form.format(m=meta, b=body, c=WRITTEN_BY)
-    assert stage_in(attribute.encode(), CAS) == Stage(meta, body, None)
+    assert stage_in(attribute, CAS) == Stage(meta, body, None)
 
 
 def test_what_is_written_is_what_is_read() -> None:
@@ -41,23 +41,23 @@ def test_what_is_written_is_what_is_read() -> None:
     assert macro
     assert value == b'"${Mutation.CAS}"'
     written = attribute[5].decode()[:-1] + f',"c":{WRITTEN_BY}}}'
-    assert stage_in(written.encode(), CAS) == Stage('{"a":1}', '{"b":2}', None)
+    assert stage_in(written, CAS) == Stage('{"a":1}', '{"b":2}', None)
 
 
 def test_a_document_that_would_be_absent_has_no_staged_body() -> None:
-    stage = stage_in(f'{{"m":{{}},"c":{WRITTEN_BY}}}'.encode(), CAS)
+    stage = stage_in(f'{{"m":{{}},"c":{WRITTEN_BY}}}', CAS)
     assert stage == Stage("{}", None, None)
 
 
 def test_an_attribute_without_an_owner_is_no_stage() -> None:
-    assert stage_in(b"{}", CAS) is None
-    assert stage_in(b' { "b" : 1 } ', CAS) is None
+    assert stage_in("{}", CAS) is None
+    assert stage_in(' { "b" : 1 } ', CAS) is None
 
 
 @pytest.mark.parametrize("written_by", [None, "null", '"0x01"', "5", '"nonsense"', WRITTEN_BY.replace("ef", "ee")])
 def test_a_stage_that_was_left_by_another_write_is_broken(written_by: str | None) -> None:
     more = "" if written_by is None else f',"c":{written_by}'
-    stage = stage_in(f'{{"m":1,"b":2{more}}}'.encode(), CAS)
+    stage = stage_in(f'{{"m":1,"b":2{more}}}', CAS)
     assert stage is not None
     assert stage.broken is not None
 
@@ -70,12 +70,12 @@ def test_a_broken_stage_that_is_moved_along_stays_broken() -> None:
 @pytest.mark.parametrize("attribute", ["1", "[]", "", "{", '{"m":}', '{"m":1', '{"m" 1}', '{"m":1 "b":2}', "{m:1}"])
 def test_what_is_no_object_is_an_error(attribute: str) -> None:
     with pytest.raises(ValueError, match=r"missing|Expecting|delimiter"):
-        stage_in(attribute.encode(), CAS)
+        stage_in(attribute, CAS)
 
 
 def test_the_members_are_those_that_json_knows() -> None:
     text = json.dumps({"m": {"deep": [[{}]]}, "b": ["]", "}", ",", ":"], "c": None})
-    stage = stage_in(text.encode(), CAS)
+    stage = stage_in(text, CAS)
     assert stage is not None
     assert json.loads(stage.meta) == {"deep": [[{}]]}
     assert json.loads(stage.body or "") == ["]", "}", ",", ":"]

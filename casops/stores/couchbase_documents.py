@@ -51,7 +51,6 @@ from casops.stores.couchbase_stages import (
     WITHOUT,
     stage_in,
     stage_specs,
-    text_of,
 )
 
 __all__ = ["USUAL_PARTS", "Documents", "Steps", "refusal"]
@@ -112,7 +111,7 @@ class Documents:
             return _no_version(answer, place)
         *deleted, attribute, expires, body = answer.fields
         try:
-            stage = None if attribute is None else stage_in(attribute, answer.cas)
+            stage = None if attribute is None else stage_in(text_of(attribute), answer.cas)
         except (ValueError, RecursionError) as error:
             return Refused(f"the attribute casops of the document {place.key} is of another program: {error}")
         if deleted == [b"true"]:
@@ -220,3 +219,8 @@ def refusal(trouble: Trouble, place: Place | None = None) -> Unknown | Refused:
     if trouble.meaning is Meaning.REFUSED:
         return Refused(trouble.why)
     return Unknown(f"an answer that does not fit the call: {trouble.why}")
+
+
+def text_of(body: bytes) -> str:
+    """A body as text.  One that is not UTF-8, and so not JSON, becomes a text that no model takes."""
+    return body.decode("utf-8", "surrogateescape")

@@ -21,7 +21,7 @@ from typing import Any, Final
 from casops.messages import Stage
 from casops.stores.couchbase_specs import drop, field, put
 
-__all__ = ["ATTRIBUTE", "NO_STAGE", "STAGED_BODY", "UNSTAGED", "WITHOUT", "stage_in", "stage_specs", "text_of"]
+__all__ = ["ATTRIBUTE", "NO_STAGE", "STAGED_BODY", "UNSTAGED", "WITHOUT", "stage_in", "stage_specs"]
 
 ATTRIBUTE: Final = field("casops", hidden=True)
 STAGED_BODY: Final = "casops.b"
@@ -46,22 +46,17 @@ def stage_specs(stage: Stage) -> tuple[Any, ...]:
     return put("casops", f'{{"m":{stage.meta}{body}}}'), _WRITTEN_BY if stage.broken is None else _BY_NOBODY
 
 
-def stage_in(attribute: bytes, cas: int) -> Stage | None:
+def stage_in(attribute: str, cas: int) -> Stage | None:
     """The stage in the attribute of a document that has this CAS.
 
     Raises ValueError for what is no object of JSON, which casops never writes.
     """
-    members = _members(text_of(attribute))
+    members = _members(attribute)
     meta = members.get("m")
     if meta is None:
         return None
     broken = None if _same(members.get("c"), cas) else _BROKEN
     return Stage(meta, members.get("b"), broken)
-
-
-def text_of(body: bytes) -> str:
-    """A body as text.  One that is not UTF-8, and so not JSON, becomes a text that no model takes."""
-    return body.decode("utf-8", "surrogateescape")
 
 
 def _same(written_by: str | None, cas: int) -> bool:
