@@ -50,7 +50,7 @@ from casops.protocol.ended import Ended
 from casops.protocol.environment import SLOW, Environment, Found, StoreFailed, TimeUp, Watch
 from casops.protocol.fate import Standing, Suspect, as_open, decide, record_write, standing_of
 from casops.protocol.limits import MAX_DOCUMENTS
-from casops.protocol.participants import Asker, Document, Moved, resolve, settling, stages_of, staging
+from casops.protocol.participants import Asker, Document, Moved, drop_dead, resolve, stages_of, staging
 from casops.records import (
     Event,
     Intention,
@@ -61,7 +61,6 @@ from casops.records import (
     State,
     encode,
     result_key,
-    stage_of,
 )
 
 
@@ -110,6 +109,8 @@ class Execution:
                 if not failure.refusal.lasting or self.in_doubt:
                     raise
                 told = self._nothing_happened(failure.refusal)
+            except OperationMismatch as mismatch:
+                told = mismatch
             return (yield from self._give_up(told))  # it would be pending for ever
         except TimeUp as up:
             if self.environment.outlived():
@@ -154,11 +155,7 @@ class Execution:
             if isinstance(reply, Version | Missing):
                 self.found[key] = reply
         self.declaration.heard(declared)
-        try:
-            yield from self._look()
-        except OperationMismatch:
-            yield from self.declaration.withdraw()  # these arguments must not stay pending under this id
-            raise
+        yield from self._look()
         if self.standing.final:
             return self._ended(self.standing, replayed=True)
         ours = yield from self.declaration.is_ours(declared)
@@ -184,10 +181,10 @@ class Execution:
         self._adopt(standing_of(found, self.id))
 
     def _adopt(self, standing: Standing) -> None:
-        self.standing = standing
         if standing.record is not None:
-            self.asker.known = True
             check_fingerprint(self.work, self.id, standing.record.fingerprint)
+            self.asker.known = True
+        self.standing = standing
 
     def _follow(self, patience: float) -> Steps[Ended | None]:
         """Another worker has this operation: give it its time, then take over.
@@ -439,10 +436,17 @@ class Execution:
             return self._ended(self.standing)
         return (yield from self._overtaken())
 
-    def _fail(self, failed: business.Failed) -> Steps[Ended]:
-        """The business function raised: count it in the intention, or leave nothing pending."""
+    def _fail(self, failed: business.Failed) -> Steps[Ended | None]:
+        """The business function raised: count it in the intention, or leave nothing pending.
+
+        Unless somebody else has done it meanwhile, which may be why it raised.
+        """
         if failed.lasting and not self.taken_over:
             return (yield from self._give_up(failed.error))
+        before = self.standing.cas
+        yield from self._look()
+        if self.standing.cas != before:
+            return (yield from self._overtaken())
         yield from self.declaration.count(failed.error)
         if not isinstance(failed.error, CasOpsError):
             failed.error.add_note(
@@ -455,25 +459,23 @@ class Execution:
     def _give_up(self, error: BaseException) -> Steps[Ended]:
         """Leave nothing that could still happen by itself (void our proposal, drop its stages, withdraw), then raise.
 
-        Should somebody else have brought it to its end meanwhile, that is the answer.
-        Stages that stay all the same are void, and whoever meets them finds that out.
+        Should somebody else have brought it to its end meanwhile, that is the answer: so R(i) is looked at last of all.
         """
         record = self.standing.record
         if record is not None and record.state == "proposed" and record.attempt in self.asker.dead:
             yield from self._decide(record.attempt, tuple(each.key for each in record.participants))
-        found = yield from self.environment.read(self.staged)
-        yield from self.environment.perform(
-            *(
-                settling(key, each, committed=False)
-                for key, each in found.items()
-                if isinstance(each, Version)
-                and (meta := stage_of(key, each)) is not None
-                and (meta.operation_id, meta.attempt in self.asker.dead) == (self.id, True)
-            )
-        )
+        yield from drop_dead(self.environment, self.asker, self.staged)
+        withdrawn = yield from self.declaration.withdraw()
+        if isinstance(error, OperationMismatch):
+            raise error  # R(i) is of another operation, or the intention that stands
+        try:
+            yield from self._look()
+        except StoreFailed as failure:
+            if not failure.refusal.lasting:
+                raise  # what the store can never take has no R(i)
         if self.standing.final:
             return self._ended(self.standing, replayed=True)
-        if not (yield from self.declaration.withdraw()) and isinstance(error, CasOpsError):
+        if not (withdrawn and self._free()) and isinstance(error, CasOpsError):
             stays_pending(error)
         raise error
 

@@ -6,7 +6,7 @@ Must not be in here: R(i) of the asking operation, other than handing on what wa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from casops.errors import InvariantViolation
@@ -93,6 +93,18 @@ def resolve(environment: Environment, asker: Asker, key: Key, found: Found) -> S
         raise Moved
     expires = None if value.body is None else value.expires
     return Document(Version(reply.cas, value.body, None, expires), Value(value.body, expires), own=standing)
+
+
+def drop_dead(environment: Environment, asker: Asker, keys: Iterable[Key]) -> Steps[None]:
+    """Take the stages of the asker's dead attempts off these documents.  What stays all the same is void."""
+    found = yield from environment.read(keys)
+    drops: list[StoreRequest] = []
+    for key, each in found.items():
+        meta = None if isinstance(each, Missing) else stage_of(key, each)
+        if meta is not None and meta.operation_id == asker.operation_id and meta.attempt in asker.dead:
+            assert isinstance(each, Version)
+            drops.append(settling(key, each, committed=False))
+    yield from environment.perform(*drops)
 
 
 def stages_of(meta: StageMeta, documents: Mapping[Key, Document], bodies: Mapping[Key, str | None]) -> dict[Key, Stage]:

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from casops.testing.explorer import Case
-from casops.testing.programs import Burn, Move, Put, Require, cancels, reads, runs, sweeps
+from casops.testing.programs import Burn, Move, Open, Put, Require, cancels, reads, runs, sweeps
 
 ONE = Put(purse="a", coins=1)
 TEN = Put(purse="a", coins=10)
 MOVE = Move(source="a", target="b", coins=1)
 BACK = Move(source="b", target="a", coins=2)
+OPEN = Open(purse="a", coins=3)
 BURN = Burn(purse="a")
 AGAIN = Put(purse="a", coins=7)
 ALL = Require(first="a", second="b", coins=10)
@@ -53,6 +54,17 @@ def cases() -> list[Case]:
             (1, 0, 1),
             (1, 1, 0),
             (2, 0, 0),
+        ),
+        *_with(
+            Case(
+                "two workers on one operation whose function fails once it has happened",
+                {},
+                {"i": OPEN},
+                [runs(("i", OPEN)), runs(("i", OPEN))],
+            ),
+            (2, 0, 0),
+            (1, 1, 0),
+            (1, 0, 1),
         ),
         *_with(
             Case(

@@ -197,6 +197,12 @@ class Watcher:
             raise Violation(f"{key} did not become what was staged: {before} -> {after}")
 
 
+def check_told(ended: Committed | None, operation_id: str, answer: Any) -> None:
+    """A caller hears this.  Raises Violation if it is told that what has been applied did not happen."""
+    if answer[-1] == "did not happen" and ended is not None and ended.answer[0] == "applied":
+        raise Violation(f"{operation_id} was told to have failed ({answer}), but it has happened: {ended}")
+
+
 def check_put_away(versions: Versions) -> None:
     """After everything was finished and settled.  Raises Violation if a committed stage is left."""
     ended = committed_in(versions)

@@ -50,7 +50,9 @@ from casops.testing.checkers import (
     Watcher,
     check_put_away,
     check_serial,
+    check_told,
     committed_in,
+    ended_in,
 )
 from casops.testing.frozen import comparable, frozen
 from casops.testing.programs import (
@@ -368,6 +370,8 @@ class Explorer:
                 if all(each != name for each, _ in state.order):
                     state = state._replace(order=tuple(sorted((*state.order, (name, answered)))))
             else:
+                store: MemoryStore = self._stores.things[state.store]
+                check_told(ended_in(store.versions(), event.operation_id), event.operation_id, event.answer)
                 said = (event.operation_id, repr(event.answer))
                 if said not in state.heard:
                     state = state._replace(heard=tuple(sorted((*state.heard, said))))

@@ -60,6 +60,16 @@ class Put(Operation[int]):
         return purse.coins
 
 
+class Open(Operation[int]):
+    """Brings a purse into being; raises where there is one: what has happened makes its function fail."""
+
+    purse: Ref[Purse]
+    coins: int
+
+    def apply(self, documents: Documents) -> int:
+        return documents.create(self.purse, Purse(coins=self.coins)).coins
+
+
 class Burn(Operation[int]):
     """Removes a purse."""
 
@@ -87,7 +97,7 @@ class Require(Operation[int]):
         return sum(held)
 
 
-OPERATIONS: tuple[type[Operation[Any]], ...] = (Move, Put, Burn, Require)
+OPERATIONS: tuple[type[Operation[Any]], ...] = (Move, Put, Open, Burn, Require)
 
 
 def model_of(operation: Operation[Any]) -> Model:
@@ -98,6 +108,8 @@ def model_of(operation: Operation[Any]) -> Model:
         return _put(operation.purse.id, operation.coins)
     if isinstance(operation, Require):
         return _require(operation.first.id, operation.second.id, operation.coins)
+    if isinstance(operation, Open):
+        return _open(operation.purse.id, operation.coins)
     assert isinstance(operation, Burn)
     return _burn(operation.purse.id)
 
@@ -118,6 +130,16 @@ def _put(name: str, coins: int) -> Model:
     def model(purses: dict[str, Any]) -> Any:
         purses[name] = (purses.get(name) or 0) + coins
         return ["applied", purses[name]]
+
+    return model
+
+
+def _open(name: str, coins: int) -> Model:
+    def model(purses: dict[str, Any]) -> Any:
+        if purses.get(name) is not None:
+            return ["error", "DocumentExists", "did not happen"]
+        purses[name] = coins
+        return ["applied", coins]
 
     return model
 
@@ -193,7 +215,7 @@ def runs(
                 foresight = Foresight(work) if at_once else None
                 outcome, ended = yield from engine.execute(work, operation_id, foresight=foresight, behind=behind)
             except CasOpsError as error:
-                yield Hears(operation_id, ["error", type(error).__name__])
+                yield Hears(operation_id, error_of(error))
                 continue
             yield Hears(operation_id, answer_of(outcome))
             if settles and not ended.put_away:
@@ -247,6 +269,10 @@ def reads(reader: str, *names: str) -> MakeProgram:
         yield Hears(reader, ["read", [None if purse is None else purse.coins for purse in purses]])
 
     return program
+
+
+def error_of(error: CasOpsError) -> Any:
+    return ["error", type(error).__name__, "did not happen" if error.happened is False else "unknown"]
 
 
 def answer_of(outcome: Outcome[Any]) -> Any:

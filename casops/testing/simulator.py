@@ -17,6 +17,7 @@ import heapq
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from casops.documents import dump
@@ -43,7 +44,7 @@ from casops.messages import (
 from casops.operations import Operation
 from casops.options import Options
 from casops.stores.memory import MemoryStore
-from casops.testing.checkers import Heard, Violation, Watcher, check_put_away, check_serial, parsed
+from casops.testing.checkers import Heard, Violation, Watcher, check_put_away, check_serial, check_told, parsed
 from casops.testing.programs import (
     Asks,
     Burn,
@@ -72,8 +73,7 @@ WALL = 1_800_000_000.0
 # Steps of one world.  A world of 12 operations takes some hundreds; more means that it does not come to an end.
 MAX_EVENTS = 60_000
 
-# Simulated seconds in which everything must have ended after the faults stopped.
-LIVENESS = 600.0
+LIVENESS = 600.0  # simulated seconds in which everything must have ended after the faults stopped
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Process:
         self.program: Program | None = None
         self.lives = 0
         self.ids = 0
-        self.replies: list[Reply | None] = []
+        self.ended: dict[str, Any] = {}  # what had ended when it last sent something
 
 
 class World:
@@ -298,7 +298,7 @@ class World:
                 self._after(request.seconds * self.random.uniform(0.5, 1.0), lambda: self._resume(process, life, None))
                 return
             if isinstance(request, Turn):
-                self._after(self.queueing.wait(), _bind2(self._resume, process, life, self.queueing.known(request)))
+                self._after(self.queueing.wait(), partial(self._resume, process, life, self.queueing.known(request)))
                 return
             reply = self._local(process, request)
 
@@ -314,6 +314,7 @@ class World:
             return None
         assert isinstance(request, Hears)
         self._note(f"{process.name} hears {request.operation_id}: {request.answer}")
+        check_told(process.ended.get(request.operation_id), request.operation_id, request.answer)
         self._hear(request.operation_id, request.answer)
         return None
 
@@ -330,6 +331,7 @@ class World:
         if not self._safe and self.random.random() < self.trouble.crash:
             self._crash(process, batch)
             return
+        process.ended = dict(self.watcher.ended)
         replies: list[Reply | None] = [None] * len(batch)
         left = [len(batch)]
 
@@ -341,7 +343,7 @@ class World:
                     self._resume(process, life, list(replies))
 
         for place, request in enumerate(batch):
-            self._request(process, request, _bind(arrive, place))
+            self._request(process, request, partial(arrive, place))
 
     def _request(self, process: Process, request: StoreRequest, arrive: Callable[[Reply], None]) -> None:
         chance, trouble, latency = self.random, self.trouble, self.latency
@@ -405,7 +407,7 @@ class World:
         for request in batch:
             if not isinstance(request, Read | Scan) and self.random.random() < 0.5:
                 delay = self._wait * self.random.choice((0.1, 1, 30))
-                self._after(delay, _bind2(self._apply, process, request, None, "sent before the crash"))
+                self._after(delay, partial(self._apply, process, request, None, "sent before the crash"))
         if process.again and process.lives < 5:
             self._after(self.latency * self.random.choice((1, 100)), lambda: self._begin(process))
 
@@ -490,11 +492,3 @@ def _expected(error: Exception) -> bool:
     from casops.protocol.environment import StoreFailed, TimeUp
 
     return isinstance(error, OutcomeUnknown | StoreUnavailable | StoreFailed | TimeUp)
-
-
-def _bind(function: Callable[[int, Reply], None], place: int) -> Callable[[Reply], None]:
-    return lambda reply: function(place, reply)
-
-
-def _bind2(function: Callable[..., object], *arguments: Any) -> Callable[[], object]:
-    return lambda: function(*arguments)

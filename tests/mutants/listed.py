@@ -245,4 +245,35 @@ MUTANTS = [
         "AtOnce(writes, tuple(seen.items()))",
         listed=False,
     ),
+    Mutant(
+        "say that it did not happen without a last look",
+        "protocol/execution.py",
+        """        try:
+            yield from self._look()
+        except StoreFailed""",
+        """        try:
+            yield from self.environment.read([])
+        except StoreFailed""",
+        listed=False,
+    ),
+    Mutant(
+        "look before the intention is withdrawn, not after",
+        "protocol/execution.py",
+        """        yield from drop_dead(self.environment, self.asker, self.staged)
+        withdrawn = yield from self.declaration.withdraw()
+        if isinstance(error, OperationMismatch):
+            raise error  # R(i) is of another operation, or the intention that stands
+        try:
+            yield from self._look()
+        except""",
+        """        yield from self._look()
+        yield from drop_dead(self.environment, self.asker, self.staged)
+        withdrawn = yield from self.declaration.withdraw()
+        if isinstance(error, OperationMismatch):
+            raise error  # R(i) is of another operation, or the intention that stands
+        try:
+            yield from self.environment.read([])
+        except""",
+        listed=False,
+    ),
 ]
