@@ -20,6 +20,7 @@ from casops.messages import Key
 from casops.operations import Operation, result_adapter
 from casops.protocol.work import Evaluation, Failed, Refused, Success, Value, Wants
 from casops.sameness import difference
+from casops.validating import misfit
 
 R = TypeVar("R")
 
@@ -119,9 +120,9 @@ def encode_result(adapter: TypeAdapter[R], result: R) -> Any:
         value = adapter.dump_python(result, mode="json", by_alias=True, round_trip=True, warnings=False)
         back: Any = adapter.validate_json(to_json(value, inf_nan_mode="null"))  # as it is stored
         meant: Any = adapter.validate_python(result)  # 1 where a float is the type means 1.0
-    except ValueError as error:  # of pydantic, or of a codec underneath
+    except Exception as error:  # noqa: BLE001 - of pydantic, of a codec underneath, of the model's own code
         raise InvalidDocument(
-            f"the result {result!r:.80} does not fit its type: {error}; nothing was written"
+            f"the result {result!r:.80} does not fit its type: {misfit(error)}; nothing was written"
         ) from None
     if type(back) is not type(meant) or difference(back, meant) is not None:
         raise InvalidDocument(
@@ -131,7 +132,7 @@ def encode_result(adapter: TypeAdapter[R], result: R) -> Any:
 
 
 def decode_result(adapter: TypeAdapter[R], value: Any) -> R:
-    """A result from what JSON holds.  Raises ValidationError."""
+    """A result from what JSON holds.  Raises whatever its type's validators raise."""
     return adapter.validate_json(to_json(value))
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Generic, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
@@ -21,7 +21,7 @@ from casops.ids import MAX_ID_BYTES, check_id
 from casops.messages import RESERVED, Key
 from casops.protocol.work import Value
 from casops.sameness import difference
-from casops.validating import validated
+from casops.validating import misfit, validated
 
 
 class Document(BaseModel):
@@ -37,7 +37,7 @@ class Document(BaseModel):
     def __init_subclass__(cls, *, collection: str | None = None, **config: Any) -> None:
         super().__init_subclass__(**config)
         if collection is not None:
-            check_id(collection, "collection")
+            check_id(collection, "a collection")
             if collection.startswith(RESERVED):
                 raise UsageError(f"collections that start with {RESERVED!r} are casops' own: {collection!r}")
             cls.document_collection = collection
@@ -63,7 +63,7 @@ class Ref(Generic[D]):
         if not model.document_collection:
             raise UsageError(f"{model.__name__} has no collection: class {model.__name__}(Document, collection=…)")
         object.__setattr__(self, "model", model)
-        object.__setattr__(self, "id", check_id(id, "id of a document"))
+        object.__setattr__(self, "id", check_id(id, "an id of a document"))
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("a Ref does not change")
@@ -206,8 +206,8 @@ def load(model: type[D], key: Key, body: str) -> D:
     """A stored body as its model.  Raises InvalidDocument."""
     try:
         return model.model_validate_json(body)
-    except ValidationError as error:
-        raise InvalidDocument(f"the stored document {key} does not fit {model.__name__}: {_first(error)}") from None
+    except Exception as error:  # noqa: BLE001 - see dump
+        raise InvalidDocument(f"the stored document {key} does not fit {model.__name__}: {misfit(error)}") from None
 
 
 def dump(key: Key, document: Document) -> str:
@@ -241,12 +241,6 @@ def _text(key: Key, document: Document) -> str:
 
 
 def _invalid(key: Key, document: Document, error: Exception) -> InvalidDocument:
-    why = _first(error) if isinstance(error, ValidationError) else str(error)
-    return InvalidDocument(f"the operation left {key} invalid as {type(document).__name__}: {why}; nothing was written")
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    more = error.error_count() - 1
-    return f"{where}: {first['msg']} (got {first['input']!r:.80})" + (f" and {more} more" if more else "")
+    return InvalidDocument(
+        f"the operation left {key} invalid as {type(document).__name__}: {misfit(error)}; nothing was written"
+    )

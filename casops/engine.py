@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
 from casops.business import OperationWork, check_not_running, decode_result
 from casops.conversations import Wish, at_once
 from casops.documents import D, Document, Ref, load
@@ -35,6 +33,7 @@ from casops.protocol.execution import Execution
 from casops.protocol.limits import MAX_FORGOTTEN
 from casops.protocol.settling import put_away, settle_documents
 from casops.protocol.sweeping import Declared
+from casops.validating import misfit
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -47,7 +46,7 @@ class Engine:
         if not isinstance(options, Options):
             raise UsageError(f"options are given as Options(…), not as {options!r:.80}")
         self.options = options
-        self.worker = check_id(worker, "worker's name")
+        self.worker = check_id(worker, "a worker's name")
         self._operations: dict[str, type[Operation[Any]]] = {}
         for operation in operations:
             self.register(operation)
@@ -218,8 +217,8 @@ class Engine:
         assert each.cas is not None
         try:
             operation = model.model_validate_json(each.intention.arguments)
-        except ValidationError as error:
-            raise InvariantViolation(f"the stored arguments do not fit {model.__name__}: {error}") from None
+        except Exception as error:  # a validator of the application's own may raise anything
+            raise InvariantViolation(f"the stored arguments do not fit {model.__name__}: {misfit(error)}") from error
         work = OperationWork(operation, each.operation_id, self)
         # The arguments are those that were declared, whatever their defaults are called by now.
         work.fingerprint = each.intention.fingerprint
@@ -257,11 +256,11 @@ class Engine:
             adapter = work.adapter if work else result_adapter(model) if model else None
             try:
                 value = record.result if adapter is None else decode_result(adapter, record.result)
-            except ValidationError as error:
+            except Exception as error:  # a validator of the application's own may raise anything
                 raise InvariantViolation(
-                    f"it happened, but its stored result does not fit its type any more: {error}",
+                    f"it happened, but its stored result does not fit its type any more: {misfit(error)}",
                     operation_id=ended.operation_id,
-                ) from None
+                ) from error
         elif record.state == "declined":
             if record.refusal is None:
                 raise InvariantViolation("a refusal is stored without its code", operation_id=ended.operation_id)

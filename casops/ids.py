@@ -28,16 +28,16 @@ def new_operation_id() -> str:
     return str(uuid.UUID(int=bits | secrets.randbits(62)))
 
 
-def check_id(text: object, what: str = "operation id") -> str:
+def check_id(text: object, what: str = "an operation id") -> str:
     """`text` itself if it can be an id.  Raises UsageError otherwise."""
     if not isinstance(text, str):
-        raise UsageError(f"an {what} must be text, not {type(text).__name__}")
+        raise UsageError(f"{what} must be text, not {type(text).__name__}")
     if not text:
-        raise UsageError(f"an {what} must not be empty")
+        raise UsageError(f"{what} must not be empty")
     if not text.isprintable():  # control characters, lone surrogates, line separators
-        raise UsageError(f"an {what} must consist of printable characters: {text[:50]!r}")
+        raise UsageError(f"{what} must consist of printable characters: {text[:50]!r}")
     if len(text.encode()) > MAX_ID_BYTES:
-        raise UsageError(f"an {what} may have {MAX_ID_BYTES} bytes of UTF-8 at most: {text[:50]!r}…")
+        raise UsageError(f"{what} may have {MAX_ID_BYTES} bytes of UTF-8 at most: {text[:50]!r}…")
     return text
 
 

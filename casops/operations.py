@@ -64,7 +64,7 @@ class Operation(_Arguments, Generic[R_co]):
 
     def __init_subclass__(cls, *, name: str | None = None, **config: Any) -> None:
         super().__init_subclass__(**config)
-        cls.operation_name = check_id(name if name is not None else cls.__name__, "operation name")
+        cls.operation_name = check_id(name if name is not None else cls.__name__, "an operation name")
 
     def apply(self, documents: Documents, /) -> R_co:
         """The business: change the documents and return the result, or raise Declined.

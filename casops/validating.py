@@ -1,4 +1,5 @@
 """What models make of the values they hold, which business code has assigned: pydantic validates what comes in only.
+And what they say of those that do not fit.
 
 Must not be in here: JSON, what follows from it.
 """
@@ -11,11 +12,11 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from pydantic import BaseModel, RootModel, TypeAdapter
+from pydantic import BaseModel, RootModel, TypeAdapter, ValidationError
 
 from casops.sameness import SEQUENCES, SETS, members_of
 
-__all__ = ["validated"]
+__all__ = ["misfit", "validated"]
 
 
 def validated(value: Any) -> Any:
@@ -35,3 +36,14 @@ def validated(value: Any) -> Any:
     if type(value) in (*SEQUENCES, *SETS):
         return type(value)(map(validated, value))
     return value
+
+
+def misfit(error: Exception) -> str:
+    """One line about what a model does not take; its own validators may have raised anything."""
+    if not isinstance(error, ValidationError):
+        return f"{type(error).__name__}: {error}"
+    first = error.errors(include_url=False)[0]
+    where = "".join(f"{part}." for part in first["loc"])[:-1]
+    more = error.error_count() - 1
+    told = f"{first['msg']} (got {first['input']!r:.80})" + (f" and {more} more" if more else "")
+    return f"{where}: {told}" if where else told

@@ -56,7 +56,7 @@ def applied(result: Any = None, **headers: str) -> Reply:
 
 
 def problem(status: int, kind: str, *, retry_after: int | None = None, **members: Any) -> Reply:
-    body = {"type": PROBLEM_URN + kind, "status": status, "detail": f"told {kind}", **members}
+    body = {"type": PROBLEM_URN + kind, "status": status, "detail": f"told {kind}", "happened": "no", **members}
     return Reply(status, json.dumps(body).encode(), {} if retry_after is None else {"retry-after": str(retry_after)})
 
 

@@ -13,7 +13,7 @@ from casops import Contended, DocumentMissing, Expired, OperationMismatch, Outco
 from casops.client import BusinessError, ClientOptions
 from casops.client.desk import Desk
 from casops.client.looking import Question, looking
-from casops.client.messages import Answer, Message, Seen
+from casops.client.messages import Answer, Found, Message, Seen
 from casops.wire import ACKNOWLEDGE, IDEMPOTENCY_KEY, MESSAGE, RETRY
 from tests.client_world import Arrival, Behaviour, Call, NoReply, Reply, World, applied, away, problem, silent
 
@@ -318,6 +318,32 @@ def test_what_asking_again_does_not_change_is_raised(reply: Reply, error: type) 
     assert bool(world.desk.table.waiting()) is (error is BusinessError)  # which may happen yet
 
 
+def test_a_server_that_does_not_know_the_operation_is_asked_once_and_another_does_it() -> None:
+    world = World(["a", "b"], QUICK)
+    unknown = always((0.1, problem(404, "operation-unknown")))
+    world.servers.update(a=unknown, b=always((0.1, applied(7))))
+    assert world.call().answer == Answer("applied", "7")
+    assert [world.server(each).state for each in "ab"] == ["up", "up"]
+    world = World(["a", "b"], QUICK)
+    world.servers.update(a=unknown, b=unknown)
+    call = world.call()
+    assert type(call.error) is UsageError
+    assert (call.error.happened, len(world.sent), world.desk.table.waiting()) == (False, 2, [])
+
+
+def test_contended_with_an_unknown_outcome_stays_on_the_list() -> None:
+    world = World(["a"], QUICK)
+    world.servers["a"] = always((0.1, problem(503, "contended", retry_after=100, happened="unknown", retry=True)))
+    call = world.call()
+    assert type(call.error) is Contended
+    assert (call.error.happened, call.error.retry, len(world.desk.table.waiting())) == (None, True, 1)
+    # Nor is it denied afterwards by one who has only seen that.
+    world.servers["a"] = always((0.1, problem(422, "usage", error="DocumentMissing")))
+    call = world.call()
+    assert type(call.error) is DocumentMissing
+    assert (call.error.happened, len(world.desk.table.waiting())) == (None, 1)
+
+
 def test_it_did_not_happen_is_not_said_while_a_message_may_still_arrive() -> None:
     missing: list[Arrival] = [(0.1, problem(422, "usage", error="DocumentMissing"))]
     firsts: list[list[Arrival]] = [[], [(0.1, NoReply(sent=True))]]
@@ -526,26 +552,27 @@ def test_an_acknowledgement_that_was_lost_is_repeated() -> None:
 
 def test_looking_asks_one_server_after_another() -> None:
     world = World(["a", "b"], QUICK)
-    behaviours: list[Behaviour] = [away, always((0.1, Reply(200, b'{"status": "pending"}')))]
+    behaviours: list[Behaviour] = [away, always((0.1, Reply(200, b'{"operation_id": "a/b", "status": "pending"}')))]
     left = iter(behaviours)
     world.servers.update(
         a=lambda message, now: next(left)(message, now), b=lambda message, now: next(left)(message, now)
     )
-    assert look(world) == Seen({"status": "pending"})
+    assert look(world) == Seen(Found(operation_id="a/b", status="pending"))
     assert [message.concern.path for _, message in world.sent] == ["/operations/a%2Fb"] * 2
 
 
 def test_looking_in_vain() -> None:
     world = World(["a", "b"], QUICK)
     world.servers.update(a=away)
-    with pytest.raises(StoreUnavailable, match="no server told"):
+    world.servers.update(b=always((0.1, Reply(200, b'{"operation_id": "b", "status": "pending"}'))))
+    with pytest.raises(StoreUnavailable, match=r"no server told.*a: connection refused; .*b: .*another operation: 'b'"):
         look(world)
 
 
 def test_looking_waits_for_what_may_still_come() -> None:
     world = World(["a", "b"], QUICK)
-    world.servers.update(a=always((7.0, Reply(200, b'{"status": "pending"}'))), b=away)
-    assert look(world) == Seen({"status": "pending"})
+    world.servers.update(a=always((7.0, Reply(200, b'{"operation_id": "a/b", "status": "pending"}'))), b=away)
+    assert look(world) == Seen(Found(operation_id="a/b", status="pending"))
     assert (len(world.sent), world.now) == (2, 1007)
 
 

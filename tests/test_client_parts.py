@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, model_validator
 
 import casops.client
 from casops import (
     CasOpsError,
     Contended,
     DocumentMissing,
+    Documents,
     Expired,
     InvariantViolation,
+    Operation,
     OperationMismatch,
     OutcomeUnknown,
     StoreUnavailable,
@@ -26,7 +29,7 @@ from casops import (
 from casops.client import BusinessError, ClientOptions
 from casops.client.acknowledging import MOST_BYTES, Acknowledgements
 from casops.client.budget import Budget
-from casops.client.messages import Answer, Healthy, Lost, Seen, Told
+from casops.client.messages import Answer, Found, Healthy, Lost, Seen, Told
 from casops.client.notices import Notice
 from casops.client.pending import Asked, Table
 from casops.client.replies import canonical, read_answer, read_health, read_outcome
@@ -301,7 +304,7 @@ def test_an_id_with_a_lost_message_is_remembered_as_such() -> None:
 
 
 def told(status: int, kind: str, headers: dict[str, str] | None = None, **members: Any) -> object:
-    body = json.dumps({"type": PROBLEM_URN + kind, "detail": "why", **members}).encode()
+    body = json.dumps({"type": PROBLEM_URN + kind, "detail": "why", "happened": "no", **members}).encode()
     return read_answer("i", status, headers or {}, body)
 
 
@@ -319,7 +322,9 @@ def test_answers() -> None:
     ("status", "kind", "error", "again"),
     [
         (400, "body-invalid", UsageError, "never"),
-        (404, "operation-unknown", UsageError, "never"),
+        (404, "operation-unknown", UsageError, "others"),
+        (404, "path-unknown", UsageError, "others"),
+        (422, "of-next-year", UsageError, "never"),
         (413, "body-too-large", UsageError, "never"),
         (410, "expired", Expired, "never"),
         (422, "operation-mismatch", OperationMismatch, "never"),
@@ -364,6 +369,58 @@ def test_wrong_use_of_what_another_call_has_declared_may_happen_yet() -> None:
     assert isinstance(fate, Told)
     assert type(fate.error) is DocumentMissing
     assert (fate.error.happened, fate.error.retry, fate.begun, fate.again) == (None, True, True, "never")
+
+
+@pytest.mark.parametrize("happened", ["unknown", None, "maybe"])
+@pytest.mark.parametrize(
+    ("status", "kind", "error"),
+    [
+        (503, "contended", Contended),
+        (422, "usage", UsageError),
+        (422, "operation-mismatch", OperationMismatch),
+        (422, "of-next-year", OutcomeUnknown),
+        (400, "body-invalid", OutcomeUnknown),
+    ],
+)
+def test_that_it_did_not_happen_is_believed_only_where_it_is_said(
+    status: int, kind: str, error: type, happened: str | None
+) -> None:
+    fate = told(status, kind, happened=happened)
+    assert isinstance(fate, Told)
+    assert type(fate.error) is error
+    assert (fate.error.happened, fate.error.retry, fate.begun) == (None, True, True)
+
+
+def test_a_problem_of_a_newer_service_that_asks_for_another_try_is_not_final() -> None:
+    fate = told(422, "of-next-year", retry=True)
+    assert isinstance(fate, Told)
+    assert (type(fate.error), fate.again) == (OutcomeUnknown, "elsewhere")
+
+
+@pytest.mark.parametrize("key", ['"j"', "j", '"%"', ""])
+def test_an_answer_about_another_operation_is_no_reply(key: str) -> None:
+    assert isinstance(read_answer("i", 200, {"idempotency-key": key}, b"1"), Lost)
+    assert read_answer("i", 200, {"idempotency-key": '"i"'}, b"1") == Answer("applied", "1")
+
+
+@pytest.mark.parametrize(
+    ("status", "members"),
+    [
+        (200, {"status": "pending"}),
+        (200, {"status": "applied", "result": 1, "operation_id": "j"}),
+        (404, {"type": PROBLEM_URN + "outcome-unheard", "operation_id": "j"}),
+        (410, {"type": PROBLEM_URN + "expired", "operation_id": "j"}),
+        (200, {"status": "applied", "operation_id": "i"}),  # but with what result?
+        (200, {"status": "declined", "operation_id": "i"}),
+        (200, {"status": "declined", "operation_id": "i", "refusal": None}),
+        (200, {"status": "declined", "operation_id": "i", "refusal": {"code": "no"}}),
+        (200, {"status": "pending", "operation_id": "i", "failures": "many"}),
+        (200, {"status": "pending", "operation_id": "i", "since": "long"}),
+        (200, {"status": "of-next-year", "operation_id": "i"}),
+    ],
+)
+def test_an_outcome_of_another_operation_or_without_its_parts_is_no_reply(status: int, members: Any) -> None:
+    assert isinstance(read_outcome("i", status, {}, json.dumps(members).encode()), Lost)
 
 
 @pytest.mark.parametrize(
@@ -429,7 +486,8 @@ def test_equal_answers_are_equal_however_they_are_written() -> None:
 
 def test_outcomes_and_health() -> None:
     assert read_outcome("i", 404, {}, json.dumps({"type": PROBLEM_URN + "outcome-unheard"}).encode()) == Seen(None)
-    assert read_outcome("i", 200, {}, b'{"status": "pending"}') == Seen({"status": "pending"})
+    pending = Found(operation_id="i", status="pending", parked=True, failures=3)
+    assert read_outcome("i", 200, {}, pending.model_dump_json().encode()) == Seen(pending)
     assert read_health(204) == Healthy()
     assert isinstance(read_health(503), Lost)
 
@@ -440,7 +498,27 @@ def test_a_result_that_does_not_fit_is_loud() -> None:
     with pytest.raises(InvariantViolation, match="it happened"):
         outcome_of(asked("i"), Answer("applied", "[]"), adapter)
     with pytest.raises(InvariantViolation, match="it happened"):
-        looked_up("i", {"status": "applied", "operation": "Transfer", "result": []}, {"Transfer": Transfer})
+        looked_up(Found(operation_id="i", status="applied", operation="Transfer", result=[]), {"Transfer": Transfer})
+
+
+class Moody(BaseModel):
+    left: int
+
+    @model_validator(mode="after")
+    def _check(self) -> Moody:
+        return {1: self}[self.left]  # what an application's validator may raise
+
+
+class Mood(Operation[Moody], name="mood"):
+    def apply(self, documents: Documents) -> Moody:
+        return Moody(left=1)
+
+
+def test_whatever_a_validator_raises_is_told_as_what_it_is() -> None:
+    with pytest.raises(InvariantViolation, match=r"it happened.*KeyError: 2"):
+        outcome_of(asked("i"), Answer("applied", '{"left": 2}'), result_adapter(Mood))
+    with pytest.raises(InvariantViolation, match=r"it happened.*KeyError: 2"):
+        looked_up(Found(operation_id="i", status="applied", operation="mood", result={"left": 2}), {"mood": Mood})
 
 
 def test_ctrl_c_while_the_application_is_told_is_not_swallowed() -> None:
@@ -498,12 +576,21 @@ def test_exports_are_these_and_errors_survive_pickling() -> None:
 
 @pytest.mark.parametrize("name", PURE)
 def test_the_pure_parts_do_no_io_and_read_no_clock(name: str) -> None:
-    allowed = {"__future__", "collections", "collections.abc", "dataclasses", "json", "typing", "urllib.parse"}
+    allowed = {
+        "__future__",
+        "collections",
+        "collections.abc",
+        "dataclasses",
+        "json",
+        "typing",
+        "urllib.parse",
+        "pydantic",
+    }
     outside: set[str] = set()
     for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text())):
         if isinstance(node, ast.Import):
             outside |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             outside.add(node.module or "")
-    casops_own = {"casops.errors", "casops.wire", *(f"casops.client.{each}" for each in PURE)}
+    casops_own = {"casops.errors", "casops.validating", "casops.wire", *(f"casops.client.{each}" for each in PURE)}
     assert outside <= allowed | casops_own

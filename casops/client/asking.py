@@ -8,7 +8,7 @@ The rules
  3. Second: the server is suspect, the application is told, the next server is asked.
  4. No connection: certain that nothing was sent.  The server is suspect at once, the next one is asked.
  5. "Still in progress": the same server again, when it says.  "Too busy", "store away": another server at once, this
-    one when it says.
+    one when it says.  "I do not know this operation": another server, this one no more.
  6. No server left: as long as messages are out their answers are waited for, and a server that comes back is asked
     again; then OutcomeUnknown.  Nothing outlasts the deadline.
  7. Every repetition takes a token of the retry budget, but for those that a server asked for (5, the same server) and
@@ -154,6 +154,7 @@ class Asking:
         trial.told += 1
         trial.not_before = self._now + (self._pause() if fate.pause is None else max(fate.pause, self._least_pause()))
         trial.stay = trial.free = fate.again == "here"
+        trial.given_up = fate.again == "others"  # it is well: it only cannot do this
 
     def _give_up(self, trial: Trial, why: str) -> None:
         trial.given_up = True

@@ -132,7 +132,7 @@ class AsyncClient:
         self._check_usable()
         question = Question(check_id(operation_id))
         seen = await self._drive(question, looking(self._desk, question, time.monotonic()))
-        return None if seen.found is None else looked_up(operation_id, seen.found, self._operations)
+        return None if seen.found is None else looked_up(seen.found, self._operations)
 
     async def recover(self) -> Recovered:
         """Ask again for everything that is pending: what this client, or its earlier life, got no answer for."""

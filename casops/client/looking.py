@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from casops.client.desk import Desk
-from casops.client.messages import Fate, Message, Seen, Send, Steps, Told, Wait
+from casops.client.messages import Fate, Lost, Message, Seen, Send, Steps, Told, Wait
 from casops.client.replies import read_outcome
 from casops.errors import StoreUnavailable
 
@@ -59,13 +59,18 @@ def looking(desk: Desk, question: Question, now: float) -> Steps[Seen]:
         if (seen := _seen(sent)) is not None:
             return seen
     told = [each.fate.error for each in sent if isinstance(each.fate, Told)]
+    reasons = "; ".join(f"{each.server.url}: {_why(each)}" for each in sent)
     raise (
         told[-1]
         if told
         else StoreUnavailable(
-            "no server told what became of it; nothing was changed", operation_id=question.operation_id
+            f"no server told what became of it ({reasons}); nothing was changed", operation_id=question.operation_id
         )
     )
+
+
+def _why(message: Message) -> str:
+    return message.fate.why if isinstance(message.fate, Lost) else "no answer in time"
 
 
 def _seen(sent: list[Message]) -> Seen | None:

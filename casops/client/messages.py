@@ -18,12 +18,17 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
+from pydantic import BaseModel, ConfigDict
+
 from casops.errors import CasOpsError
 
 if TYPE_CHECKING:
     from casops.client.servers import Server
 
 T = TypeVar("T")
+
+# Where asking again makes sense: nowhere, at this server, at any (another one first), at any but this one.
+Again: TypeAlias = Literal["never", "here", "elsewhere", "others"]
 
 
 # --- what can become of a message -------------------------------------------------------------
@@ -43,11 +48,41 @@ class Answer:
     attempts: int = field(default=0, compare=False)
 
 
+class Refusal(BaseModel):
+    """Of a Found."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    details: dict[str, Any]
+
+
+class Found(BaseModel):
+    """What a server knows about an id; members of a newer service are left out."""
+
+    model_config = ConfigDict(frozen=True)
+
+    operation_id: str
+    status: Literal["applied", "declined", "cancelled", "pending"]
+    operation: str | None = None
+    result: Any = None
+    refusal: Refusal | None = None
+    attempts: int = 0
+    state: Literal["declared", "open", "proposed"] = "declared"
+    since: float | None = None
+    worker: str | None = None
+    failures: int = 0
+    last_error: str | None = None
+    parked: bool = False
+    note: str = ""
+    history: Any = None
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a server knows about an id: the members of its reply; None: it never heard of it."""
+    """What a server knows about an id; None: it never heard of it."""
 
-    found: Mapping[str, Any] | None
+    found: Found | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +95,7 @@ class Told:
     """The server says in its own words that there is no answer (yet)."""
 
     error: CasOpsError
-    again: Literal["never", "here", "elsewhere"]
-    """Where asking again makes sense."""
+    again: Again
     pause: float | None = None
     """Seconds it wants to be left alone; None: it did not say."""
     begun: bool = False

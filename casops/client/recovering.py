@@ -13,6 +13,7 @@ from casops.client.pending import Asked
 from casops.errors import CasOpsError, UsageError
 from casops.operations import Operation
 from casops.outcome import Outcome
+from casops.validating import misfit
 
 # Operations that are asked for at the same time: few enough not to be a storm after a restart.
 TOGETHER = 8
@@ -44,7 +45,8 @@ def operation_of(asked: Asked, operations: Mapping[str, type[Operation[Any]]]) -
         )
     try:
         return model.model_validate_json(asked.arguments)
-    except ValueError as error:
+    except Exception as error:  # a validator of the application's own may raise anything
         raise UsageError(
-            f"the arguments in the pending list do not fit {model.__name__}: {error}", operation_id=asked.operation_id
-        ) from None
+            f"the arguments in the pending list do not fit {model.__name__}: {misfit(error)}",
+            operation_id=asked.operation_id,
+        ) from error

@@ -1,7 +1,9 @@
 """What a reply over HTTP means.
 
-A reply counts only if it repeats the id of its message (`Casops-Message`). Whatever else comes, from a gateway, from a
-proxy that mixed up two connections, or cut short, is no reply: the message is lost, and what it did is unknown.
+A reply counts only if it repeats the id of its message (`Casops-Message`) and names no operation but the one that was
+asked about. Whatever else comes, from a gateway, from a proxy that mixed up two connections, or cut short, is no reply:
+the message is lost, and what it did is unknown. "It did not happen" is believed only where it is said: a problem
+without its `"happened": "no"` is unknown.
 
 Must not be in here: sockets, decisions about what to do next.
 """
@@ -10,10 +12,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, cast
+
+from pydantic import ValidationError
 
 from casops.client.errors import BusinessError
-from casops.client.messages import Answer, Fate, Healthy, Lost, Seen, Told
+from casops.client.messages import Again, Answer, Fate, Found, Healthy, Lost, Seen, Told
 from casops.errors import (
     CasOpsError,
     Contended,
@@ -27,14 +31,15 @@ from casops.errors import (
     StoreUnavailable,
     UsageError,
 )
-from casops.wire import ATTEMPTS, MESSAGE, PROBLEM_URN, REPLAYED, TAKEN_OVER
+from casops.validating import misfit
+from casops.wire import ATTEMPTS, IDEMPOTENCY_KEY, MESSAGE, PROBLEM_URN, REPLAYED, TAKEN_OVER, decode_id
 
 USAGE: dict[str, type[UsageError]] = {
     each.__name__: each for each in (UsageError, DocumentMissing, DocumentExists, InvalidDocument)
 }
 
 # What a problem means for the caller, and where asking again makes sense.
-MEANING: dict[str, tuple[type[CasOpsError], Literal["never", "here", "elsewhere"]]] = {
+MEANING: dict[str, tuple[type[CasOpsError], Again]] = {
     "operation-mismatch": (OperationMismatch, "never"),
     "expired": (Expired, "never"),
     "business-error": (BusinessError, "never"),
@@ -45,6 +50,9 @@ MEANING: dict[str, tuple[type[CasOpsError], Literal["never", "here", "elsewhere"
     "store-unavailable": (StoreUnavailable, "elsewhere"),
     "too-busy": (StoreUnavailable, "elsewhere"),
     "body-late": (OutcomeUnknown, "elsewhere"),
+    # Another version of the service, or another service: its neighbour may know.
+    "operation-unknown": (UsageError, "others"),
+    "path-unknown": (UsageError, "others"),
 }
 
 
@@ -54,6 +62,8 @@ def is_reply_to(message_id: str, headers: Mapping[str, str]) -> bool:
 
 def read_answer(operation_id: str, status: int, headers: Mapping[str, str], body: bytes) -> Fate:
     """What a reply to `POST /operations/{name}` says.  `headers`: names in lower case."""
+    if (other := _other_id(operation_id, headers)) is not None:
+        return other
     replayed = _header(headers, REPLAYED) == "true"
     taken_over = _header(headers, TAKEN_OVER) == "true"
     attempts = _whole(_header(headers, ATTEMPTS)) or 0
@@ -81,11 +91,13 @@ def read_outcome(operation_id: str, status: int, headers: Mapping[str, str], bod
     """What a reply to `GET /operations/{id}` says."""
     problem = _problem(body)
     kind = _kind(problem)
+    named = problem.get("operation_id")
+    if named != operation_id and (named is not None or status == 200):
+        return Lost(f"its reply is about another operation: {named!r:.80}", sent=True)
     if status == 404 and kind == "outcome-unheard":
         return Seen(None)
     if status == 200:
-        known = problem.get("status") in ("applied", "declined", "cancelled", "pending")
-        return Seen(problem) if known else Lost("its reply tells no outcome", sent=True)
+        return _read_found(problem)
     return _read_problem(operation_id, status, headers, problem, kind)
 
 
@@ -105,19 +117,39 @@ def _read_problem(
     if kind is None:
         return Lost(f"it answered {status} without a problem that is known", sent=True)
     text = str(problem.get("detail") or problem.get("title") or kind)
+    said_no = problem.get("happened") == "no"
     if kind in MEANING:
         error, again = MEANING[kind]
-    else:
-        error = USAGE.get(str(problem.get("error")), UsageError)
-        again = "never"
-        if status >= 500 or (problem.get("retry") is True and kind != "usage"):  # a problem of a newer service
-            error, again = OutcomeUnknown, "elsewhere"
-    pause = _whole(_header(headers, "Retry-After"))
-    begun = error.happened is None and problem.get("happened") != "no"
+    elif kind == "usage" or (said_no and 400 <= status < 500 and problem.get("retry") is not True):
+        error, again = USAGE.get(str(problem.get("error")), UsageError), "never"
+    else:  # a problem of a newer service
+        error, again = OutcomeUnknown, "elsewhere"
     told = error(_without_id(text, operation_id), operation_id=operation_id)
-    if kind == "usage" and problem.get("happened") == "unknown":  # pending: another call declared it
-        told.happened, told.retry, begun = None, True, True
-    return Told(told, again, pause, begun)
+    begun = not said_no
+    if told.happened is False and not said_no:  # another call may have declared it
+        told.happened, told.retry = None, True
+    return Told(told, again, _whole(_header(headers, "Retry-After")), begun)
+
+
+def _read_found(members: Mapping[str, Any]) -> Fate:
+    try:
+        found = Found.model_validate(members)
+    except ValidationError as error:
+        return Lost(f"its reply tells no outcome ({misfit(error)})", sent=True)
+    needed = {"applied": "result", "declined": "refusal"}.get(found.status)
+    if needed is not None and (needed not in members or (needed == "refusal" and found.refusal is None)):
+        return Lost(f"its reply says {found.status!r}, but has no {needed}", sent=True)
+    return Seen(found)
+
+
+def _other_id(operation_id: str, headers: Mapping[str, str]) -> Lost | None:
+    """The service repeats the key as well.  A proxy may have dropped it, but not changed it."""
+    named = _header(headers, IDEMPOTENCY_KEY)
+    try:
+        same = named is None or decode_id(named) == operation_id
+    except UsageError:
+        same = False
+    return None if same else Lost(f"its reply is about another operation: {named:.80}", sent=True)
 
 
 def _without_id(text: str, operation_id: str) -> str:

@@ -6,20 +6,21 @@ Must not be in here: messages, waiting.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
 from casops.business import OperationWork, decode_result
-from casops.client.messages import Answer
+from casops.client.messages import Answer, Found
 from casops.client.pending import Asked
 from casops.errors import Declined, InvariantViolation, UsageError
 from casops.ids import check_id
 from casops.operations import Operation, result_adapter
 from casops.outcome import Outcome, Pending
 from casops.records import Event
+from casops.validating import misfit
 
 R = TypeVar("R")
 
@@ -58,12 +59,7 @@ def outcome_of(asked: Asked, answer: Answer, adapter: TypeAdapter[R]) -> Outcome
     operation_id = asked.operation_id
     value: R | None = None
     if answer.status == "applied":
-        try:
-            value = adapter.validate_json(answer.result)
-        except ValidationError as error:
-            raise InvariantViolation(
-                f"it happened, but the result that came does not fit its type here: {error}", operation_id=operation_id
-            ) from None
+        value = _fitting(operation_id, lambda: adapter.validate_json(answer.result))
     return Outcome(
         operation_id=operation_id,
         status=answer.status,
@@ -82,50 +78,59 @@ def refusal_of(operation_id: str, code: object, details: Mapping[str, Any] | Non
     return refusal
 
 
-def looked_up(
-    operation_id: str, found: Mapping[str, Any], operations: Mapping[str, type[Operation[Any]]]
-) -> Outcome[Any] | Pending:
-    """What a server knows about an id.  A result keeps its JSON form if the operation is not known here."""
-    status = found["status"]
-    name = found.get("operation")
-    if status == "pending":
+def looked_up(found: Found, operations: Mapping[str, type[Operation[Any]]]) -> Outcome[Any] | Pending:
+    """What a server knows about an id.  A result keeps its JSON form if the operation is not known here.
+
+    Raises InvariantViolation if the result is not of its type.
+    """
+    operation_id = found.operation_id
+    if found.status == "pending":
         return Pending(
             operation_id=operation_id,
-            operation=name,
-            since=found.get("since"),
-            worker=found.get("worker"),
-            state=found.get("state") or "declared",
-            failures=int(found.get("failures") or 0),
-            last_error=found.get("last_error"),
-            parked=bool(found.get("parked")),
-            note=str(found.get("note") or ""),
+            operation=found.operation,
+            since=found.since,
+            worker=found.worker,
+            state=found.state,
+            failures=found.failures,
+            last_error=found.last_error,
+            parked=found.parked,
+            note=found.note,
             history=_history(found),
         )
-    value: Any = found.get("result")
-    model = operations.get(name) if isinstance(name, str) else None
-    if status == "applied" and model is not None:
-        try:
-            value = decode_result(result_adapter(model), value)
-        except ValidationError as error:
-            raise InvariantViolation(
-                f"it happened, but the result that came does not fit its type here: {error}", operation_id=operation_id
-            ) from None
-    refusal = cast("dict[str, Any]", found.get("refusal") or {})
+    value: Any = None
+    if found.status == "applied":
+        model = None if found.operation is None else operations.get(found.operation)
+        value = found.result if model is None else _decoded(operation_id, model, found.result)
+    refusal = found.refusal
     return Outcome(
         operation_id=operation_id,
-        status=status,
-        value=value if status == "applied" else None,
-        refusal=refusal_of(operation_id, refusal.get("code"), refusal.get("details")) if status == "declined" else None,
+        status=found.status,
+        value=value,
+        refusal=None if refusal is None else refusal_of(operation_id, refusal.code, refusal.details),
         replayed=True,
         taken_over=False,
-        attempts=int(found.get("attempts") or 0),
+        attempts=found.attempts,
         history=_history(found),
-        operation=name if isinstance(name, str) else None,
+        operation=found.operation,
     )
 
 
-def _history(found: Mapping[str, Any]) -> tuple[Event, ...]:
+def _decoded(operation_id: str, model: type[Operation[R]], value: Any) -> R:
+    return _fitting(operation_id, lambda: decode_result(result_adapter(model), value))
+
+
+def _fitting(operation_id: str, decode: Callable[[], R]) -> R:
     try:
-        return TypeAdapter(tuple[Event, ...]).validate_json(json.dumps(found.get("history") or []))
+        return decode()
+    except Exception as error:  # a validator of the application's own may raise anything
+        raise InvariantViolation(
+            f"it happened, but the result that came does not fit its type here: {misfit(error)}",
+            operation_id=operation_id,
+        ) from error
+
+
+def _history(found: Found) -> tuple[Event, ...]:
+    try:
+        return TypeAdapter(tuple[Event, ...]).validate_json(json.dumps(found.history or []))
     except ValidationError:
         return ()  # for people only; no reason to withhold the outcome
