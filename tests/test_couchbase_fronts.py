@@ -331,7 +331,7 @@ async def test_a_document_over_20_mb_and_a_key_over_246_bytes(server: CouchbaseS
             assert (await casops.read(Account.ref(id))).balance == 0
 
 
-class Far(Document, collection="accounts-with-a-rather-long-name"):
+class Far(Document, collection="accounts-with-a-name-that-is-rather-long"):
     pass
 
 
