@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
 import os
@@ -12,18 +13,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from casops import OutcomeUnknown, StoreUnavailable, UsageError
+from casops import InvariantViolation, OutcomeUnknown, StoreUnavailable, UsageError
+from casops.business import OperationWork
 from casops.client import AsyncClient, Client, ClientOptions, Notice, pending_file
 from casops.client.pending import Asked
 from casops.client.pending_file import PendingFile
 from casops.wire import PROBLEM_URN
-from tests.bank import Echo
+from tests.bank import Account, Echo, Transfer
 from tests.faulty_proxy import FaultyProxy
 from tests.service_process import PATIENCE, free_port
 from tests.serving import until
@@ -183,6 +186,56 @@ async def test_an_error_of_one_call_does_not_take_the_operation_off_the_list_for
     assert waiting(path) == ["i"]
 
 
+def test_the_list_is_the_same_file_wherever_the_process_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pending_file, "MOST_DEAD_LINES", 0)
+    file = PendingFile("pending.jsonl")
+    for each in ("a", "b", "c"):
+        file.asks(asked(each))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for each in ("a", "b"):
+        file.ends(each)  # written anew
+    file.close()
+    assert os.listdir(tmp_path / "elsewhere") == []
+    assert waiting(tmp_path / "pending.jsonl") == ["c"]
+
+
+def test_a_list_that_nobody_holds_any_more_is_free(tmp_path: Path) -> None:
+    PendingFile(tmp_path / "p").asks(asked("a"))  # and forgotten
+    gc.collect()
+    assert waiting(tmp_path / "p") == ["a"]
+
+
+def test_a_forked_child_neither_holds_nor_writes_the_list(tmp_path: Path) -> None:
+    path = tmp_path / "p"
+    program = (
+        "import os, sys, time\n"
+        "from casops import CasOpsError\n"
+        "from casops.client.pending import Asked\n"
+        "from casops.client.pending_file import PendingFile\n"
+        "file = PendingFile(sys.argv[1])\n"
+        "file._lock.acquire()  # a thread that stays behind\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    try: file.asks(Asked('child', 'Act', 'f', '{}', 0.0))\n"
+        "    except CasOpsError as error: print(error, flush=True)\n"
+        "    file.ends('parent')\n"
+        "    os.read(0, 1)\n"
+        "    os._exit(0)\n"
+        "file._lock.release()\n"
+        "file.asks(Asked('parent', 'Act', 'f', '{}', 0.0))\n"
+        "print('asked', flush=True)\n"
+        "os._exit(0)"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.wait(PATIENCE) == 0
+        assert waiting(path) == ["parent"]  # while the child lives
+        told, _ = process.communicate("\n", timeout=PATIENCE)
+    assert "nothing was sent" in told
+
+
 def test_a_place_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be opened"):
         PendingFile(tmp_path / "missing" / "pending.jsonl")
@@ -225,7 +278,90 @@ async def test_a_call_that_cannot_be_noted_is_not_sent(tmp_path: Path) -> None:
         async with AsyncClient([proxy.url], pending=path) as client:
             with full_disk(10), pytest.raises(StoreUnavailable, match="nothing was sent"):
                 await client.run(Echo(value=1), operation_id="i")
+            assert client.pending() == []  # a full disk must not fill the table
         assert proxy.posts == []
+
+
+class Bank:
+    """Servers without sockets: what comes back, by operation id; and whom a client asked."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+        self.held: set[str] = set()
+        self.asked: list[str] = []
+
+    def client(self, **more: Any) -> AsyncClient:
+        options = ClientOptions(deadline=5, pause=0, probe=100, probe_at_most=100)
+        return AsyncClient(["http://a"], options=options, operations=[Echo], connect=self._connect, **more)
+
+    def _connect(self, url: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=url, transport=httpx.MockTransport(self._reply))
+
+    async def _reply(self, request: httpx.Request) -> httpx.Response:
+        operation_id = request.headers["idempotency-key"].strip('"')
+        self.asked.append(operation_id)
+        while operation_id in self.held:
+            await asyncio.sleep(0.001)
+        headers = {"casops-message": request.headers["casops-message"]}
+        return httpx.Response(200, json=self.answers[operation_id], headers=headers)
+
+
+async def test_what_recover_has_found_out_stays_on_the_list_until_it_is_handed_over(tmp_path: Path) -> None:
+    file = PendingFile(tmp_path / "p")
+    for each in (1, 2):
+        work = OperationWork(Echo(value=each), str(each))
+        file.asks(Asked(str(each), work.name, work.fingerprint, work.arguments, 0.0))
+    file.close()
+    bank = Bank(**{"1": 1, "2": 2})
+    bank.held.add("2")
+    async with bank.client(pending=tmp_path / "p") as client:
+        recovering = asyncio.create_task(client.recover())
+        while len(bank.asked) < 2 or client.counters.answers < 1:
+            await asyncio.sleep(0.001)
+        recovering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await recovering
+        assert {each.operation_id for each in client.pending()} == {"1", "2"}
+    assert waiting(tmp_path / "p") == ["1", "2"]
+    bank.held.clear()
+    async with bank.client(pending=tmp_path / "p") as client:
+        recovered = await client.recover()
+        assert [(each.operation_id, each.value) for each in recovered.finished] == [("1", 1), ("2", 2)]
+        assert client.pending() == []
+    assert waiting(tmp_path / "p") == []
+
+
+TRANSFER = Transfer(source=Account.ref("alice"), target=Account.ref("bob"), amount="1")  # type: ignore[arg-type]
+
+
+async def test_a_result_that_does_not_fit_stays_on_the_list(tmp_path: Path) -> None:
+    """Somebody mends the program and asks again."""
+    bank = Bank(t=[])
+    async with bank.client(pending=tmp_path / "p") as client:
+        with pytest.raises(InvariantViolation, match="it happened"):
+            await client.run(TRANSFER, operation_id="t")
+        assert [each.operation_id for each in client.pending()] == ["t"]
+    assert waiting(tmp_path / "p") == ["t"]
+
+
+async def test_a_client_closed_in_another_event_loop_lets_go_of_its_list(tmp_path: Path) -> None:
+    bank = Bank(i=1)
+    client = bank.client(pending=tmp_path / "p")
+    bank.held.add("i")
+
+    async def ask() -> None:
+        call = asyncio.create_task(client.run(Echo(value=1), operation_id="i"))
+        while not bank.asked:
+            await asyncio.sleep(0.001)
+        call.cancel()
+
+    loop = asyncio.new_event_loop()
+    await asyncio.to_thread(loop.run_until_complete, ask())  # the message is left running there
+    with suppress(RuntimeError, ValueError):
+        await client.aclose()
+    assert waiting(tmp_path / "p") == ["i"]
+    await asyncio.to_thread(loop.run_until_complete, asyncio.sleep(0))
+    loop.close()
 
 
 # --- processes and threads --------------------------------------------------------------------
@@ -234,7 +370,7 @@ OPENS = """
 import os, sys
 from casops import CasOpsError
 from casops.client import Client, ClientOptions
-from tests.bank import Echo
+from tests.bank import Account, Echo, Transfer
 url, pending = sys.argv[1:]
 client = Client([url], pending=pending, options=ClientOptions(deadline=60, first_timeout=10))
 """
@@ -291,6 +427,55 @@ def test_a_forked_child_is_told_to_open_its_own(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert "opened before a fork" in done.stdout
     assert done.stdout.splitlines()[-1] == "7"
+
+
+def test_a_forked_child_is_told_so_by_an_async_client_too(tmp_path: Path) -> None:
+    program = (
+        "import asyncio, os, sys\n"
+        "from casops import CasOpsError\n"
+        "from casops.client import AsyncClient\n"
+        "from tests.bank import Echo\n"
+        "client = AsyncClient(['http://127.0.0.1:1'], pending=sys.argv[1])\n"
+        "child = os.fork()\n"
+        "async def ask(): await client.run(Echo(value=1), operation_id='i')\n"
+        "if child == 0:\n"
+        "    for asked in (lambda: asyncio.run(ask()), lambda: client.acknowledge('i'), lambda: client.forget('i')):\n"
+        "        try: asked()\n"
+        "        except CasOpsError as error: print(error, flush=True)\n"
+        "    asyncio.run(client.aclose())\n"
+        "    os._exit(0)\n"
+        "os.waitpid(child, 0)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "p")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert done.stdout.count("opened before a fork") == 3
+    assert waiting(tmp_path / "p") == []
+
+
+def test_threads_that_outlive_the_main_one_still_get_answers(tmp_path: Path) -> None:
+    program = OPENS + (
+        "import threading\n"
+        "def ask():\n"
+        "    threading.main_thread().join()\n"
+        "    try: client.run(Echo(value=1), operation_id='i')\n"
+        "    except CasOpsError as error: print(error, flush=True)\n"
+        "threading.Thread(target=ask).start()\n"
+    )
+    command = [sys.executable, "-c", program, "http://127.0.0.1:1", str(tmp_path / "p")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert "nothing was sent by this call" in done.stdout, done
+    assert waiting(tmp_path / "p") == ["i"]
+
+
+def test_a_signal_handler_may_close_the_client_in_the_middle_of_a_call() -> None:
+    client = Client(["http://127.0.0.1:1"])
+    with client._closing:  # where the signal comes
+        closing = threading.Timer(PATIENCE, os._exit, (1,))  # it would wait for itself
+        closing.start()
+        client.close()
+        closing.cancel()
+    with pytest.raises(UsageError, match="closed"):
+        client.pending()
 
 
 def test_an_on_notice_that_calls_the_client_does_not_hang(caplog: pytest.LogCaptureFixture) -> None:
@@ -360,6 +545,7 @@ async def test_a_connect_that_fails_is_told(caplog: pytest.LogCaptureFixture) ->
             await client.run(Echo(value=1), operation_id="i")
     assert error.value.operation_id == "i"
     assert "no such certificate" in caplog.text
+    assert "nothing was sent by this call" in str(error.value)
 
 
 async def test_servers_may_have_a_path() -> None:
@@ -426,6 +612,54 @@ async def test_a_reply_that_is_too_long_is_no_reply() -> None:
             else:
                 with pytest.raises(OutcomeUnknown):
                     await client.run(Echo(value=1), operation_id="i")
+
+
+@pytest.mark.parametrize(
+    ("headers", "answered"),
+    [(b"", False), (b"Content-Length: 2\r\n", True), (b"Transfer-Encoding: chunked\r\n", True)],
+)
+async def test_a_reply_that_may_have_been_cut_short_is_no_reply(headers: bytes, answered: bool) -> None:
+    """12 of 1234.  Without a length only the end of the connection tells the end of a body."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = (await reader.readuntil(b"\r\n\r\n")).decode()
+        named = next(line for line in asked.splitlines() if line.lower().startswith("casops-message"))
+        body = b"2\r\n12\r\n0\r\n\r\n" if b"chunked" in headers else b"12"
+        writer.write(b"HTTP/1.1 200 OK\r\n" + named.encode() + b"\r\n" + headers + b"\r\n" + body)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", port := free_port())
+    options = ClientOptions(deadline=5, pause=0, probe=100, probe_at_most=100)
+    async with server, AsyncClient([f"http://127.0.0.1:{port}"], options=options) as client:
+        if answered:
+            assert await client.run(Echo(value=1), operation_id="i") == 12
+        else:
+            with pytest.raises(OutcomeUnknown, match="cut short"):
+                await client.run(Echo(value=1), operation_id="i")
+
+
+async def test_a_password_in_a_servers_url_is_used_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[str] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        heard.append(request.headers["authorization"])
+        return httpx.Response(500)
+
+    def connect(url: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=url, transport=httpx.MockTransport(reply))
+
+    options = ClientOptions(deadline=5, pause=0, probe=100, probe_at_most=100)
+    async with AsyncClient(["http://me:secret@a"], options=options, connect=connect) as client:
+        with pytest.raises(OutcomeUnknown) as error:
+            await client.run(Echo(value=1), operation_id="i")
+        assert client.servers() == {"http://…@a": "suspect"}
+    assert heard[0] == "Basic bWU6c2VjcmV0"
+    assert "http://…@a" in caplog.text
+    assert "secret" not in caplog.text + str(error.value)
+    for wrong in (["http://me:secret@a?x"], "http://me:secret@a"):
+        with pytest.raises(UsageError) as refused:
+            AsyncClient(wrong)
+        assert "secret" not in str(refused.value)
 
 
 async def test_a_compressed_reply_is_not_unpacked() -> None:

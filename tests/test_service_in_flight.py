@@ -14,7 +14,7 @@ import pytest
 from casops import CasOps, Documents, Operation, Recovery, Ref, UsageError
 from casops.service import asking
 from casops.service.in_flight import InFlight, InProgress, TooMany
-from casops.service.threads import Threads, in_thread
+from casops.threads import Threads, in_thread
 from tests.bank import Account
 from tests.serving import OPERATIONS, SERVICE, Web, bank, until
 from tests.test_service_answers import problem

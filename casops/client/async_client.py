@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -37,10 +38,11 @@ from casops.client.recovering import TOGETHER, Left, Recovered, operation_of
 from casops.client.servers import Server
 from casops.client.telling import log, tell
 from casops.client.translating import asked_of, check_urls, looked_up, outcome_of
-from casops.errors import CasOpsError, OutcomeUnknown, UsageError
+from casops.errors import CasOpsError, InvariantViolation, OutcomeUnknown, UsageError
 from casops.ids import check_id
 from casops.operations import Operation, result_adapter
 from casops.outcome import Outcome, Pending
+from casops.threads import Threads
 from casops.wire import path_of
 
 R = TypeVar("R")
@@ -48,7 +50,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """Operations of casops over the network, for one event loop.
+    """Operations of casops over the network, for one event loop of one process.
 
     `servers`: base URLs (`https://bank.example/api`).  `pending`: a file for the pending list, so that it outlives this
     process.  `on_notice`: called with every Notice, in the event loop, so it must not block.  `operations`: classes
@@ -79,7 +81,10 @@ class AsyncClient:
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wakes: set[Callable[[], None]] = set()
+        self._process = os.getpid()
         self._file = None if pending is None else PendingFile(pending)
+        # Not the threads of asyncio, which are gone as soon as the main thread has ended.
+        self._writing = Threads(1, "casops-pending")
         for asked in self._file.waiting() if self._file else ():
             self._desk.table.restore(asked)
 
@@ -98,6 +103,10 @@ class AsyncClient:
         Raises what CasOps.execute raises, OutcomeUnknown if no server answered in time, and BusinessError where a
         local call would raise the exception of `apply` itself.  The outcome has no history (`outcome` tells it).
         """
+        return await self._execute(operation, operation_id)
+
+    async def _execute(self, operation: Operation[R], operation_id: str, held: list[str] | None = None) -> Outcome[R]:
+        """`held`: takes the ids of what is settled, which stays on the pending list until it is handed over."""
         self._check_usable()
         work, asked = asked_of(operation, operation_id, time.time())
         self._register(type(operation))
@@ -107,22 +116,27 @@ class AsyncClient:
                 operation_id=operation_id,
             )
         entry = self._desk.table.enter(asked, f"/operations/{path_of(type(operation))}")
-        settled = False
+        settled = noted = False
         try:
             if self._file is not None:
-                await asyncio.to_thread(self._file.asks, entry.asked)
+                await self._writing.run(partial(self._file.asks, entry.asked))
+            noted = True
             await self._drive(entry, Asking(self._desk, entry, time.monotonic()).run())
+            assert entry.answer is not None
+            outcome = outcome_of(asked, entry.answer, work.adapter)
             settled = True
+            return outcome
         except CasOpsError as error:
-            settled = not error.retry
+            # What cannot be right stays on the list: somebody has to look at it.
+            settled = not error.retry and not isinstance(error, InvariantViolation)
+            settled = settled or (not noted and entry.sent == 0)  # nothing is known of it anywhere
             error.operation_id = operation_id
             raise
         finally:
-            settled = self._desk.leave(entry, delivered=settled)
-            if settled and self._file is not None:
+            if settled and held is not None:
+                held.append(operation_id)
+            if self._desk.leave(entry, delivered=settled and held is None) and self._file is not None:
                 self._file.ends(operation_id)
-        assert entry.answer is not None
-        return outcome_of(asked, entry.answer, work.adapter)
 
     async def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
         """Did it happen?  None: nobody asked for it, or it was forgotten.  Changes nothing.
@@ -135,18 +149,25 @@ class AsyncClient:
         return None if seen.found is None else looked_up(seen.found, self._operations)
 
     async def recover(self) -> Recovered:
-        """Ask again for everything that is pending: what this client, or its earlier life, got no answer for."""
+        """Ask again for everything that is pending: what this client, or its earlier life, got no answer for.
+
+        What is answered stays on the list until this returns: if it is cancelled, the next one tells the same.
+        """
         self._check_usable()
         gate = asyncio.Semaphore(TOGETHER)
+        held: list[str] = []
 
         async def one(asked: Asked) -> Outcome[Any] | Left:
             async with gate:
                 try:
-                    return await self.execute(operation_of(asked, self._operations), operation_id=asked.operation_id)
+                    return await self._execute(operation_of(asked, self._operations), asked.operation_id, held)
                 except CasOpsError as error:
                     return Left(asked, error)
 
         ended = await asyncio.gather(*(one(each) for each in self.pending()))
+        for operation_id in held:
+            if self._desk.hand_over(operation_id) and self._file is not None:
+                self._file.ends(operation_id)
         return Recovered(
             tuple(each for each in ended if isinstance(each, Outcome)),
             tuple(each for each in ended if isinstance(each, Left)),
@@ -161,12 +182,14 @@ class AsyncClient:
 
         Only after it is certain that nobody asks again: once forgotten, the same id would run a second time.
         """
+        self._check_process()
         self._desk.acknowledge(check_id(operation_id))
         if self._file is not None:
             self._file.ends(operation_id)
 
     def forget(self, operation_id: str) -> None:
         """Take an operation off the pending list without an answer.  It may have happened, or happen yet."""
+        self._check_process()
         self._desk.forget(check_id(operation_id))
         if self._file is not None:
             self._file.ends(operation_id)
@@ -181,19 +204,22 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Let go of what is still under way; the pending list keeps it."""
-        if self._closed:
+        if self._closed or self._process != os.getpid():  # the connections are the parent's
             return
         self._closed = True
-        for wake in self._wakes:
-            wake()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for http in self._connections.values():
-            await http.aclose()
-        if self._file is not None:
-            self._file.close()
+        try:
+            for wake in self._wakes:
+                wake()
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for http in self._connections.values():
+                await http.aclose()
+        finally:  # in another event loop than that of the calls all this may fail
+            self._writing.close()
+            if self._file is not None:
+                self._file.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -239,13 +265,15 @@ class AsyncClient:
 
     async def _carry(self, message: Message) -> None:
         """Carry one message; it outlives the call that sent it."""
+        sent = False
         try:
             http = self._connections.get(message.server)
             if http is None:
-                http = self._connections[message.server] = self._connect(message.server.url)
+                http = self._connections[message.server] = self._connect(message.server.address)
+            sent = True
             reply = await exchange(http, message, self._options)
         except BaseException as error:  # closing, or a fault of `connect`
-            self._desk.lost(message, type(error).__name__, sent=True, now=time.monotonic())
+            self._desk.lost(message, type(error).__name__, sent=sent, now=time.monotonic())
             raise
         now = time.monotonic()
         if isinstance(reply, Replied):
@@ -290,7 +318,12 @@ class AsyncClient:
         if known is not operation:
             raise UsageError(f"two operations are named {operation.operation_name!r}; give one of them name=…")
 
+    def _check_process(self) -> None:
+        if self._process != os.getpid():
+            raise UsageError("this client was opened before a fork: its connections are the parent's. Open one in each")
+
     def _check_usable(self) -> None:
+        self._check_process()
         if self._closed:
             raise UsageError("this client is closed")
         loop = asyncio.get_running_loop()

@@ -53,7 +53,7 @@ class Client:
         )
         self._process = os.getpid()
         self._closed = False
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()  # a signal handler may close the client in the middle of a call
         self._loop = asyncio.new_event_loop()
         # A daemon: a program that forgot to close its client ends all the same.
         self._thread = threading.Thread(target=self._loop.run_forever, name="casops-client", daemon=True)
@@ -151,4 +151,7 @@ class Client:
         with self._closing:
             if self._closed:
                 raise UsageError("this client is closed")
-            return asyncio.run_coroutine_threadsafe(work, self._loop)
+            try:
+                return asyncio.run_coroutine_threadsafe(work, self._loop)
+            except RuntimeError:  # a signal handler has closed it just now
+                raise UsageError("this client is closed") from None

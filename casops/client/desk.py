@@ -136,6 +136,15 @@ class Desk:
         self._tidy(entry)
         return settled
 
+    def hand_over(self, operation_id: str) -> bool:
+        """The application has what a call found out and left on the list.  Whether that settles it: see Table.leave."""
+        entry = self.table.get(operation_id)
+        if entry is None or (entry.answer is None and entry.calls > 0):
+            return entry is None
+        entry.delivered = True
+        self._tidy(entry)
+        return True
+
     def acknowledge(self, operation_id: str) -> None:
         """The application will never ask for it again."""
         entry = self.table.get(operation_id)

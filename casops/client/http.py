@@ -57,6 +57,8 @@ async def exchange(http: httpx.AsyncClient, message: Message, options: ClientOpt
 async def _read(response: httpx.Response, most: int) -> Replied | NoReply:
     if response.headers.get("content-encoding", "identity") != "identity":
         return NoReply("its reply is compressed, which was not asked for", sent=True)
+    if not _tells_its_end(response):
+        return NoReply("its reply has no length, so nobody can tell whether it was cut short", sent=True)
     parts: list[bytes] = []
     size = 0
     async for part in response.aiter_bytes():
@@ -66,6 +68,16 @@ async def _read(response: httpx.Response, most: int) -> Replied | NoReply:
         parts.append(part)
     return Replied(
         response.status_code, {name.lower(): text for name, text in response.headers.items()}, b"".join(parts)
+    )
+
+
+def _tells_its_end(response: httpx.Response) -> bool:
+    """Over HTTP/1 a body may end where the connection does, which a connection that breaks does too."""
+    return (
+        not response.http_version.startswith("HTTP/1")
+        or "content-length" in response.headers
+        or "chunked" in response.headers.get("transfer-encoding", "").lower()
+        or response.status_code == 204
     )
 
 

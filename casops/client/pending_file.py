@@ -4,7 +4,7 @@ JSON lines, only ever appended to: `asks` before the first message of an operati
 sent), `ends` after its caller has had the answer.  A lost `ends` costs one question more, so it is not waited for.
 The last line may be torn; the file is written anew, without what has ended, when it is opened and when it has grown.
 
-The arguments of operations are in it, in plain text.
+The arguments of operations are in it, in plain text.  A forked child has no part in it.
 
 Must not be in here: what is done about an operation.
 """
@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import threading
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -36,15 +37,16 @@ class PendingFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(path)
+        self._path = Path(os.path.realpath(path))  # the same file wherever the process goes
         self._lock = threading.Lock()
         self._dead = 0
+        self._file = self._guard = -1
         try:
             # The lock is on a file of its own: the other one is replaced by a new one now and then.
             self._guard = os.open(self._path.with_name(self._path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)
         except OSError as error:
             raise UsageError(f"the pending list {self._path} cannot be opened: {error}") from None
-        self._file = -1
+        _open.add(self)
         try:
             self._take_guard()
             self._live = self._read()
@@ -82,6 +84,14 @@ class PendingFile:
                 if each >= 0:
                     os.close(each)
             self._file = self._guard = -1
+
+    def __del__(self) -> None:
+        self.close()  # a client that was forgotten must not keep the list from the next one
+
+    def let_go_in_child(self) -> None:
+        """The parent goes on with it; here the lock may be held by a thread that stayed behind."""
+        self._lock = threading.Lock()
+        self.close()
 
     def _take_guard(self) -> None:
         try:
@@ -147,6 +157,17 @@ class PendingFile:
             _sync_folder(self._path.parent)
         except OSError as error:
             raise StoreUnavailable(f"the pending list {self._path} could not be written: {error}") from None
+
+
+_open: weakref.WeakSet[PendingFile] = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    for each in list(_open):
+        each.let_go_in_child()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 def _asks(asked: Asked) -> str:

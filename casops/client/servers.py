@@ -12,6 +12,7 @@ Must not be in here: messages, clocks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Sequence
 from typing import Literal
 
@@ -25,11 +26,18 @@ RANK: dict[State, int] = {"up": 0, "slow": 1, "suspect": 2}
 MOST_DOUBLINGS = 10
 
 
+def without_secrets(url: str) -> str:
+    """A URL as it may be logged."""
+    return re.sub(r"//[^/?#]*@", "//…@", url)
+
+
 class Server:
     """One server as this client knows it."""
 
     def __init__(self, url: str, options: ClientOptions) -> None:
-        self.url = url
+        self.address = url
+        self.url = without_secrets(url)
+        """As people see it."""
         self.state: State = "up"
         self.in_flight = 0
         self.comebacks = 0

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from casops.business import OperationWork, decode_result
 from casops.client.messages import Answer, Found
 from casops.client.pending import Asked
+from casops.client.servers import without_secrets
 from casops.errors import Declined, InvariantViolation, UsageError
 from casops.ids import check_id
 from casops.operations import Operation, result_adapter
@@ -31,18 +32,21 @@ MOST_SERVERS = 64
 def check_urls(servers: Iterable[str]) -> list[str]:
     """Base URLs without a slash at their end.  Raises UsageError."""
     if isinstance(servers, str):
-        raise UsageError(f"servers must be a list of URLs, not one text: [{servers!r}]")
+        raise UsageError(f"servers must be a list of URLs, not one text: [{without_secrets(servers)!r:.200}]")
     urls = [str(each).rstrip("/") for each in servers]
     if not 1 <= len(urls) <= MOST_SERVERS:
         raise UsageError(f"a client needs 1 to {MOST_SERVERS} servers, not {len(urls)}")
     for url in urls:
         try:
             parts = urlsplit(url)
-            right = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query and parts.port != 0
+            right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            right = right and not set("?# ") & set(url) and url.isprintable()
         except ValueError:
             right = False
         if not right:
-            raise UsageError(f"not the URL of a server: {url!r:.200}; it should look like http://host:8000")
+            raise UsageError(
+                f"not the URL of a server: {without_secrets(url)!r:.200}; it should look like http://host:8000"
+            )
     if len(set(urls)) < len(urls):
         raise UsageError("a server is named twice")
     return urls

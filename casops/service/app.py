@@ -24,7 +24,7 @@ from casops.service.guarding import echoes_of
 from casops.service.options import ServiceOptions
 from casops.service.problems import Problem
 from casops.service.router import operations_router
-from casops.service.threads import in_thread
+from casops.threads import in_thread
 from casops.wire import ProblemKind
 
 

@@ -18,7 +18,7 @@ from casops.outcome import Recovery
 from casops.protocol.limits import MAX_FORGOTTEN
 from casops.service.in_flight import InFlight
 from casops.service.options import ServiceOptions
-from casops.service.threads import in_thread
+from casops.threads import in_thread
 
 log = logging.getLogger("casops.service")
 

@@ -23,7 +23,7 @@ from typing import Any, TypeAlias, TypeVar
 from casops.engine import describe
 from casops.errors import CasOpsError
 from casops.outcome import Outcome
-from casops.service.threads import Threads
+from casops.threads import Threads
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[], Outcome[Any]]
