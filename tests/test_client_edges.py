@@ -331,7 +331,7 @@ async def test_what_recover_has_found_out_stays_on_the_list_until_it_is_handed_o
     assert waiting(tmp_path / "p") == []
 
 
-TRANSFER = Transfer(source=Account.ref("alice"), target=Account.ref("bob"), amount="1")  # type: ignore[arg-type]
+TRANSFER = Transfer(source=Account.ref("alice"), target=Account.ref("bob"), amount="1")
 
 
 async def test_a_result_that_does_not_fit_stays_on_the_list(tmp_path: Path) -> None:
