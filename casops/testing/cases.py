@@ -62,7 +62,6 @@ def cases() -> list[Case]:
                 {"i": OPEN},
                 [runs(("i", OPEN)), runs(("i", OPEN))],
             ),
-            (2, 0, 0),
             (1, 1, 0),
             (1, 0, 1),
         ),
