@@ -9,6 +9,7 @@ Must not be in here: what every store owes (tests/test_store_contract.py), openi
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import sqlite3
@@ -715,6 +716,41 @@ def test_processes_that_open_a_new_file_at_once_agree_on_it(path: Path) -> None:
     printed = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, printed
     assert sorted(int(out) for out, _ in printed) == [2, 4, 6, 8]
+
+
+class Interrupted(sqlite3.Connection):
+    """Before its next statement, outside of a transaction, that has the number of `turns`, `other` happens."""
+
+    turns = 0
+    ran = 0
+    other: Callable[[], object]
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        if not self.in_transaction:
+            Interrupted.ran += 1
+            if Interrupted.ran == Interrupted.turns:
+                Interrupted.other()
+        return super().execute(sql, *parameters)
+
+
+def test_a_file_is_ours_before_whatever_statement_another_process_makes_it_ours(tmp_path: Path) -> None:
+    """Between "is it ours?" and "has it tables?" another one once made both, and it was "another program's"."""
+    for number in range(1, 100):
+        path = tmp_path / f"{number}.db"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Interrupted))
+            patch.setattr(Interrupted, "turns", number)
+            patch.setattr(Interrupted, "ran", 0)
+            patch.setattr(Interrupted, "other", lambda: SqliteStore(path).close(), raising=False)  # noqa: B023
+            store = SqliteStore(path)
+            last = Interrupted.ran < number
+        stored(store, Insert(DOC, "1"))
+        store.close()
+        if last:
+            break
+    else:
+        raise AssertionError("opening a file has no end")
+    assert number > 10
 
 
 FILL = """

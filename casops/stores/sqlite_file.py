@@ -56,6 +56,13 @@ TABLES: Final = (
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
 
+# Whose file it is.  One statement, thus one instant: between two, another process may make the tables.
+WHOSE: Final = """
+    SELECT (SELECT application_id FROM pragma_application_id),
+           (SELECT user_version FROM pragma_user_version),
+           (SELECT count(*) FROM sqlite_master)
+"""
+
 SETTINGS: Final = (
     "PRAGMA synchronous = FULL",  # Stored means durable: fsync of the log in every commit
     "PRAGMA fullfsync = ON",  # macOS: its plain fsync does not reach the disk; no effect elsewhere
@@ -210,11 +217,9 @@ def _prepare(connection: sqlite3.Connection, path: str, *, create: bool) -> None
 
 
 def _empty(connection: sqlite3.Connection, path: str) -> bool:
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    application, version, tables = connection.execute(WHOSE).fetchone()
     if application == APPLICATION_ID:
         return False
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application or version or tables:
         raise StoreUnavailable(f"this database belongs to another program; choose another path: {path}")
     return True
