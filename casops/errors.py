@@ -57,6 +57,8 @@ class CasOpsError(Exception):
 
     happened: bool | None = False
     retry: bool = False
+    message: str = ""  # an application's own error need not call this constructor
+    operation_id: str | None = None
 
     def __init__(self, message: str, *, operation_id: str | None = None) -> None:
         super().__init__(message)
@@ -64,7 +66,8 @@ class CasOpsError(Exception):
         self.operation_id = operation_id
 
     def __str__(self) -> str:
-        return self.message if self.operation_id is None else f"{self.message} [operation {self.operation_id}]"
+        text = self.message if self.message != "" else super().__str__()
+        return text if self.operation_id is None else f"{text} [operation {self.operation_id}]"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Keyword arguments do not survive the default pickling of exceptions: rebuild, then restore.

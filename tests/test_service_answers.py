@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import httpx
 import pytest
@@ -297,7 +297,13 @@ async def test_business_code_that_breaks(caplog: pytest.LogCaptureFixture) -> No
         assert [(each.operation_id, each.last_error) for each in web.casops.pending()] == [
             ("b", "ZeroDivisionError: a bug")
         ]
-        assert (await web.get("b")).json()["status"] == "pending"
+        pending = (await web.get("b")).json()
+        assert (pending["status"], pending["failures"], pending["parked"]) == ("pending", 1, False)
+        for _ in range(web.casops.options.park_after - 1):
+            problem(await web.post("broken", "b", {"account": "alice"}), 500, "business-error")
+        pending = (await web.get("b")).json()
+        assert (pending["failures"], pending["parked"]) == (web.casops.options.park_after, True)
+        assert "bug" not in str(pending)
         MENDED.append(True)
         try:
             response = await web.post("broken", "b", {"account": "alice"})
@@ -327,6 +333,32 @@ async def test_an_error_class_of_the_applications_own_is_wrong_use() -> None:
     async with bank(operations=[Own]) as web:
         told = problem(await web.post("own", "o", {}), 422, "usage")
         assert (told["error"], told["detail"], told["happened"]) == ("Mine", "no such luck", "no")
+        problem(await web.get("o"), 404, "outcome-unheard")
+
+
+class Silent(CasOpsError):
+    """Does not call the constructor of its base, and holds what cannot be sent."""
+
+    def __init__(self, *told: object) -> None:
+        Exception.__init__(self, *told)
+
+
+class Odd(Operation[None]):
+    told: Literal["nothing", "text", "half a pair", "number"]
+
+    def apply(self, documents: Documents) -> None:
+        if self.told == "number":
+            raise CasOpsError(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        raise Silent(*{"nothing": (), "text": ("no such luck",), "half a pair": ("no \ud800",)}[self.told])
+
+
+@pytest.mark.parametrize(
+    ("told", "detail"), [("nothing", ""), ("text", "no such luck"), ("half a pair", "no ?"), ("number", "7")]
+)
+async def test_an_odd_error_of_the_applications_own_is_a_problem_like_any_other(told: str, detail: str) -> None:
+    async with bank(operations=[Odd]) as web:
+        heard = problem(await web.post("odd", "o", {"told": told}), 422, "usage")
+        assert (heard["detail"], heard["happened"]) == (detail, "no")
         problem(await web.get("o"), 404, "outcome-unheard")
 
 

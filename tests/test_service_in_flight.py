@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from casops import CasOps, Documents, Operation, Recovery, Ref, UsageError
-from casops.service import asking
+from casops.service import asking, in_flight
 from casops.service.in_flight import InFlight, InProgress, TooMany
 from casops.threads import Threads, in_thread
 from tests.bank import Account
@@ -308,13 +308,32 @@ async def test_looking_is_bounded_too() -> None:
         inside.append(1)
         assert go.wait(30)
 
-    looks = [asyncio.create_task(table.look(look)) for _ in range(5)]
+    looks = [asyncio.create_task(table.look(look, 30)) for _ in range(5)]
     await until(lambda: len(inside) == 2)
     await asyncio.sleep(0.05)
     assert len(inside) == 2
     go.set()
     await asyncio.gather(*looks)
     assert len(inside) == 5
+
+
+async def test_who_looks_at_a_store_that_does_not_answer_is_told_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+    async with served(threads=1, answer_within=0.01) as web:
+        monkeypatch.setattr(in_flight, "LEAST_LOOK", 0.05)
+        monkeypatch.setattr(web.casops, "outcome", lambda operation_id: go.wait(30))
+        for _ in range(3):
+            told = problem(await web.get("a"), 503, "store-unavailable")
+            assert (told["happened"], told["retry"]) == ("unknown", True)
+        monkeypatch.undo()
+        go.set()
+
+        async def heard() -> bool:
+            return bool((await web.get("a")).status_code == 404)
+
+        async with asyncio.timeout(30):
+            while not await heard():
+                pass
 
 
 async def test_threads_are_kept_no_more_than_needed_and_end_when_told() -> None:

@@ -142,6 +142,22 @@ async def test_acknowledged_results_are_forgotten_and_others_are_not() -> None:
         await until(lambda: web.casops.outcome("a") is None and web.casops.outcome("c") is None)
 
 
+async def test_an_acknowledged_id_that_is_asked_for_all_the_same_is_not_forgotten() -> None:
+    """A copy of a request that the network held, or a client that is wrong: another copy would run it again."""
+    async with bank(MemoryStore(), options=FORGETFUL, service=SOON) as web:
+        for each in ("a", "b", "c"):
+            await answered(web, each)
+        await web.post("echo", "d", {}, Casops_Acknowledge='"a", "b"')
+        await web.post("echo", "a", {})
+        await web.post("echo", "c", {}, Casops_Acknowledge='"c"')  # of itself
+        await until(lambda: web.casops.outcome("b") is None)
+        await asyncio.sleep(0.2)
+        assert isinstance(web.casops.outcome("a"), Outcome)
+        assert isinstance(web.casops.outcome("c"), Outcome)
+        await web.post("echo", "e", {}, Casops_Acknowledge='"a"')
+        await until(lambda: web.casops.outcome("a") is None)
+
+
 async def test_acknowledging_can_be_turned_off_and_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "casops.service")
     async with bank(options=FORGETFUL, service=replace(SOON, acknowledged=1)) as web:

@@ -46,6 +46,7 @@ class Service:
         """Make the operation happen, or hear how it went.  Raises Problem."""
         operation_id = _operation_id(request)
         self._acknowledge(request)
+        self.duties.asked(operation_id)
         if request.headers.get(wire.RETRY, "0").strip("0"):
             log.info("operation %s is asked for again: retry %s", operation_id, request.headers[wire.RETRY])
         operation = parse(model, await request.body(), operation_id)
@@ -91,9 +92,12 @@ class Service:
         except UsageError as error:
             raise Problem("key-invalid", error.message) from None
         try:
-            found = await self.in_flight.look(lambda: self.casops.outcome(operation_id))
+            found = await self.in_flight.look(lambda: self.casops.outcome(operation_id), self.options.answer_within)
         except TooMany as error:
             raise Problem("too-busy", f"{error}; ask again", operation_id=operation_id, retry=True) from None
+        except InProgress:
+            why = f"no answer within {self.options.answer_within:g} s; nothing was changed: ask again"
+            raise Problem("store-unavailable", why, operation_id=operation_id, happened="unknown", retry=True) from None
         except CasOpsError as error:
             error.operation_id = operation_id
             raise of_error(error) from None

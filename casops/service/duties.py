@@ -61,10 +61,17 @@ class Duties:
                 self._due[operation_id] = due
                 self._more.set()
 
+    def asked(self, operation_id: str) -> None:
+        """It was acknowledged too early: somebody, or a copy of a request, still asks.
+
+        The retention is enough for it.
+        """
+        self._due.pop(operation_id, None)
+
     async def _forget_when_due(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            if not self._due:
+            while not self._due:
                 self._more.clear()
                 await self._more.wait()
             await asyncio.sleep(next(iter(self._due.values())) - loop.time())
@@ -72,6 +79,8 @@ class Duties:
             ready = [each for each, due in self._due.items() if due <= now][:MAX_FORGOTTEN]
             for each in ready:
                 del self._due[each]
+            if not ready:
+                continue
             try:
                 await in_thread(lambda ids=ready: self._casops.forget(ids))  # type: ignore[misc]
             except Exception as error:  # noqa: BLE001 - a courtesy

@@ -30,6 +30,9 @@ Work: TypeAlias = Callable[[], Outcome[Any]]
 
 log = logging.getLogger("casops.service")
 
+# Seconds that somebody who only looks waits, where nobody waits for what is worked on: enough for a read.
+LEAST_LOOK = 1.0
+
 
 class TooMany(Exception):
     """A bound is reached; nothing was begun."""
@@ -63,13 +66,18 @@ class InFlight:
             raise InProgress
         return task.result(), joined
 
-    async def look(self, work: Callable[[], T]) -> T:
+    async def look(self, work: Callable[[], T], within: float) -> T:
         """For requests that only look: within the same bounds, beside the threads of those that work.
 
-        Raises TooMany, and whatever the work raises.
+        Raises TooMany, InProgress, and whatever the work raises.
         """
         with self._request():
-            return await self._looking.run(work)
+            looking = self._looking.run(work)
+            await asyncio.wait([looking], timeout=max(within, LEAST_LOOK))
+        if not looking.done():
+            looking.cancel()  # what it comes to is for nobody
+            raise InProgress
+        return looking.result()
 
     def ids(self) -> frozenset[str]:
         """The operations that are being worked on here."""

@@ -136,12 +136,20 @@ def of_error(error: CasOpsError) -> Problem:
         members.update(code=error.code, details=dict(error.details))
     return Problem(
         kind,
-        f"declined: {error.code}" if isinstance(error, Declined) else error.message,
+        f"declined: {error.code}" if isinstance(error, Declined) else _message(error),
         operation_id=error.operation_id,
         happened="unknown" if error.happened is None else "no",
         retry=error.retry,
         **members,
     )
+
+
+def _message(error: CasOpsError) -> str:
+    """An application's own error need not have called our constructor, nor hold text that can be sent."""
+    text: object = error.message
+    if not isinstance(text, str) or text == "":
+        text = Exception.__str__(error)
+    return text.encode(errors="replace").decode()
 
 
 def of_business(operation_id: str) -> Problem:

@@ -51,6 +51,10 @@ class OutcomeDocument(BaseModel):
     """If it is pending: how far."""
     since: float | None = None
     """If it is pending: seconds since 1970 by the clock of the server that declared it."""
+    failures: int | None = None
+    """If it is pending: how often its function raised.  What it raised is in the servers' logs only."""
+    parked: bool | None = None
+    """If it is pending: whether sweeps leave it alone, since it raised too often.  Then somebody has to look at it."""
     history: list[Event]
 
 
@@ -83,7 +87,7 @@ def tell(found: Outcome[Any] | Pending, model: type[Operation[Any]] | None) -> R
         operation_id=found.operation_id, operation=found.operation, status="pending", history=list(found.history)
     )
     if isinstance(found, Pending):
-        told.state, told.since = found.state, found.since
+        told.state, told.since, told.failures, told.parked = found.state, found.since, found.failures, found.parked
         return _json(told)
     told.status, told.attempts = found.status, found.attempts
     if found.refusal is not None:
