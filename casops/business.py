@@ -92,10 +92,10 @@ class OperationWork(Generic[R]):
         except Declined as refusal:
             try:
                 # As it is stored: what JSON has no number for (infinity) is null for everybody.
-                details = to_jsonable_python(dict(refusal.details), inf_nan_mode="null")
+                details = to_jsonable_python(dict(refusal.details), inf_nan_mode="null", fallback=_name)
                 to_json([refusal.code, details])  # half of a surrogate pair is found out only here
                 return Refused(refusal.code, details, documents.looked_at)
-            except ValueError as error:
+            except Exception as error:  # noqa: BLE001 - of pydantic, of the application's own code
                 return self._failed(UsageError(f"the details of {refusal} are not JSON: {error}"), True, documents)
         except CasOpsError as error:
             return self._failed(error, True, documents)
@@ -112,6 +112,13 @@ class OperationWork(Generic[R]):
     def _failed(self, error: CasOpsError, lasting: bool, documents: Documents) -> Failed:
         error.operation_id = self._operation_id
         return Failed(error, lasting, documents.looked_at)
+
+
+def _name(detail: object) -> str:
+    """What pydantic does not know how to write in the details of a refusal: a reference is its document's id."""
+    if isinstance(detail, Ref):
+        return detail.id
+    raise TypeError(f"{type(detail).__name__} cannot be written as JSON")
 
 
 def encode_result(adapter: TypeAdapter[R], result: R) -> Any:

@@ -169,7 +169,8 @@ class Documents:
         if self.get(ref) is not None:
             raise DocumentExists(f"there is a document {ref.key} already")
         if type(document) is not ref.model:
-            raise UsageError(f"{ref.key} must be created from a {ref.model.__name__}, not a {type(document).__name__}")
+            given = repr(document) if isinstance(document, type) else f"a {type(document).__name__}"
+            raise UsageError(f"{ref.key} must be created from a {ref.model.__name__}, not {given}")
         self._present[ref.key] = document
         return document
 

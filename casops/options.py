@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from casops.errors import UsageError
 
 DAY = 86_400.0
+# Fifty years of seconds: more is a mistake in the unit, and moments after 2106 are none that Couchbase can hold.
+MOST = 50 * 365 * DAY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +64,8 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("retention", "patience", "poll", "deadline", "grace", "skew"):
             value: float = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                raise UsageError(f"option {name} must be zero or a positive number of seconds, not {value!r}")
+            if not isinstance(value, int | float) or not 0 <= value <= MOST:
+                raise UsageError(f"option {name} must be from zero to {MOST:.0f} seconds (50 years), not {value!r}")
         if self.deadline == 0:
             raise UsageError("option deadline must be more than zero seconds: nothing would be tried")
         for name, least in (("attempts", 1), ("park_after", 0), ("settle_queue", 0), ("settle_together", 1)):

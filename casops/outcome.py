@@ -40,7 +40,7 @@ class Outcome(Generic[R_co]):
     def result(self) -> R_co:
         """The result.  Raises Declined or Cancelled if there is none."""
         if self.refusal is not None:
-            raise self.refusal
+            raise self.refusal.with_traceback(None)  # else it would grow with each who asks
         if self.status == "cancelled":
             raise Cancelled("this operation was cancelled; it did not happen", operation_id=self.operation_id)
         return cast(R_co, self.value)

@@ -319,6 +319,45 @@ def test_ctrl_c_stops_all_and_importing_again_continues(tmp_path: Path) -> None:
     assert the_books(tmp_path, file).total() == 1500
 
 
+def test_no_worker_hears_ctrl_c_however_early(tmp_path: Path) -> None:
+    started = start(tmp_path, many(tmp_path, 1500))
+    try:
+        children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+        workers = [each for each in children if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()]
+        blocked = [re.search(r"SigBlk:\s*(\w+)", Path(f"/proc/{each}/status").read_text()) for each in workers]
+        assert len(workers) == 4
+        assert all(found and int(found[1], 16) & 1 << signal.SIGINT - 1 for found in blocked)
+    finally:
+        started.kill()
+        started.communicate(timeout=30)
+
+
+def test_output_that_cannot_be_written_is_said_in_one_sentence(town: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command("show", "p1", "--store", "sqlite:///bank.db"),
+            cwd=town,
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (1, "error: [Errno 28] No space left on device\n")
+
+
+def test_whoever_listens_no_more_loses_no_payment(tmp_path: Path) -> None:
+    file = many(tmp_path, 1500)
+    started = start(tmp_path, file)
+    assert started.stdout is not None
+    started.stdout.close()
+    _, err = started.communicate(timeout=30)  # the pipe ends when the last worker has
+    assert started.returncode == 1
+    assert "Traceback" not in err
+    assert run("import", file, "--store", "sqlite:///bank.db", cwd=tmp_path).status == 0
+    assert the_books(tmp_path, file).total() == 1500
+
+
 def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     file = many(tmp_path, 1500)
     started = start(tmp_path, file)

@@ -8,8 +8,9 @@ import uuid
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, model_serializer
 
-from casops import CasOps, Declined, Documents, Expired, Operation, Ref, UsageError, new_operation_id
+from casops import CasOps, Declined, Documents, Expired, Operation, Options, Ref, UsageError, new_operation_id
 from tests.bank import MENDED, Account, Broken, Open
 from tests.conftest import QUICK, Bank
 
@@ -81,13 +82,51 @@ class Refuses(Operation[None]):
 WHY: list[Any] = []
 
 
-@pytest.mark.parametrize("why", ["\ud800", {"deep": ["\ud800"]}, object()], ids=["half", "deep", "object"])
+class Odd(BaseModel):
+    @model_serializer
+    def unwritable(self) -> str:
+        raise KeyError("its own bug")
+
+
+@pytest.mark.parametrize(
+    "why", ["\ud800", {"deep": ["\ud800"]}, object(), Odd()], ids=["half", "deep", "object", "its own bug"]
+)
 async def test_details_that_are_not_json_leave_nothing_pending(bank: Bank, why: Any) -> None:
     casops = bank.open()
     WHY[:] = [why]
     with pytest.raises(UsageError, match="not JSON"):
         await casops.run(Refuses(), operation_id="r")
     assert await casops.pending() == []
+
+
+async def test_a_reference_in_the_details_is_its_id_and_the_answer_may_be_asked_for_again(bank: Bank) -> None:
+    casops = bank.open()
+    WHY[:] = [[Account.ref("alice")]]
+    outcome = await casops.execute(Refuses(), operation_id="r")
+    depths = []
+    for _ in range(3):
+        with pytest.raises(Declined) as told:
+            _ = outcome.result
+        assert told.value.details == {"why": ["alice"]}
+        depths.append(len(told.traceback))
+    assert len(set(depths)) == 1
+
+
+class Classy(Operation[None]):
+    def apply(self, documents: Documents) -> None:
+        documents.create(Account.ref("alice"), Account)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
+
+
+async def test_a_class_is_no_document(bank: Bank) -> None:
+    with pytest.raises(UsageError, match=r"from a Account, not <class '.*Account'>"):
+        await bank.open().run(Classy(), operation_id="c")
+
+
+@pytest.mark.parametrize("name", ["retention", "patience", "poll", "deadline", "grace", "skew"])
+@pytest.mark.parametrize("seconds", [1e308, float("inf"), float("nan"), -1, 51 * 365 * 86_400.0, "1"])
+def test_seconds_are_bounded(name: str, seconds: Any) -> None:
+    with pytest.raises(UsageError, match=rf"option {name} must be from zero to 1576800000 seconds"):
+        Options(**{name: seconds})
 
 
 def made_at(seconds: float) -> str:

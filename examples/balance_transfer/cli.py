@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from urllib.parse import unquote
@@ -51,13 +54,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     run: Callable[[argparse.Namespace, Console], int] = arguments.run
     try:
-        return run(arguments, console())
+        status = run(arguments, console())
+        sys.stdout.flush()
+        return status
     except (Refused, BadFile, NotEmpty, CasOpsError) as error:
         complain(f"error: {error}")
         return CANNOT
     except KeyboardInterrupt:
         complain(f"interrupted. {AGAIN}" if arguments.command == "import" else "interrupted")
         return INTERRUPTED
+    except OSError as error:  # nobody reads the output any more, or a disk is full
+        with suppress(OSError):
+            complain(f"error: {error}. {AGAIN}" if arguments.command == "import" else f"error: {error}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try again at its exit
+        return LOOK
 
 
 def _import(arguments: argparse.Namespace, screen: Console) -> int:
@@ -147,8 +157,11 @@ def _show(arguments: argparse.Namespace, screen: Console) -> int:
 def _existing(store: str) -> str:
     """To look something up must not bring an empty store into being."""
     path = Path(unquote(_shared(store).removeprefix("sqlite:///").partition("?")[0]))
-    if store.startswith("sqlite:///") and not path.exists():
-        raise Refused(f"there is no such store: {path}")
+    try:
+        if store.startswith("sqlite:///") and not path.exists():
+            raise Refused(f"there is no such store: {path}")
+    except OSError as error:
+        raise Refused(f"{path} cannot be opened: {error.strerror or error}") from None
     return store
 
 

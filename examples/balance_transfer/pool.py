@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
@@ -97,6 +98,7 @@ class Pool:
             context = multiprocessing.get_context("spawn")  # never fork a process that has a store open
             pipe, theirs = context.Pipe()
             process = context.Process(target=work, args=(theirs, self._url), daemon=True)
+            resource_tracker.ensure_running()  # to start it lets interrupts through again; the first worker would
             with interrupts_held():
                 process.start()
                 self._workers.append(_Worker(process, pipe))
