@@ -19,8 +19,8 @@ check: .venv/dev.installed  ## formatting, lint, types
 	$(BIN)/mypy
 	$(BIN)/pyright
 
-explore: .venv/dev.installed  ## every schedule of the small cases
-	$(BIN)/python -m casops.testing explore
+explore: .venv/dev.installed  ## every schedule of the small cases; without the two longest: make explore SHORT=1
+	$(BIN)/python -m casops.testing explore $(if $(SHORT),--short)
 
 SEEDS ?= 100000
 simulate: .venv/dev.installed  ## many seeded worlds: make simulate SEEDS=n

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 
-from casops.testing.cases import cases
+from casops.testing.cases import cases, long_cases
 from casops.testing.couchbase_server import standalone
 from casops.testing.explorer import Explorer, Found
 from casops.testing.simulator import Lived, live
@@ -38,11 +38,12 @@ def collect_seldom() -> None:
 
 
 def explore_one(number: int) -> Found:
-    return Explorer(cases()[number]).explore()
+    return Explorer([*cases(), *long_cases()][number]).explore()
 
 
-def explore(jobs: int, only: str) -> int:
-    chosen = [number for number, case in enumerate(cases()) if only in case.name]
+def explore(jobs: int, only: str, *, short: bool) -> int:
+    all_of_them = cases() if short else [*cases(), *long_cases()]
+    chosen = [number for number, case in enumerate(all_of_them) if only in case.name]
     say(f"{'case':76} {'states':>9} {'finals':>7} {'seconds':>8}  violations")
     wrong = 0
     began = time.monotonic()
@@ -105,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("explore", help="all schedules of the small cases")
     one.add_argument("--case", default="", help="only cases with this in their name")
+    one.add_argument("--short", action="store_true", help="without those that take minutes each")
     one.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     two = commands.add_parser("simulate", help="many seeded worlds")
     two.add_argument("--seeds", type=int, default=1_000, help="how many worlds (default 1000)")
@@ -122,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.command == "couchbase":
         return standalone.run(asked, say)
     if asked.command == "explore":
-        return explore(asked.jobs, asked.case)
+        return explore(asked.jobs, asked.case, short=asked.short)
     if asked.command == "simulate":
         return replay(asked.seed) if asked.seed is not None else simulate(asked.jobs, asked.first, asked.seeds)
     tally = soak(minutes=asked.minutes, store=asked.store, seed=asked.seed, workers=asked.workers, say=say)
