@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, RootModel
 
-from casops.errors import UsageError
+from casops.errors import UsageError, text_of
 from casops.operations import Operation
 from casops.sameness import SEQUENCES, SETS, difference, members_of
 
@@ -46,7 +46,7 @@ def restorable(operation: Operation[Any]) -> tuple[str, Operation[Any]]:
         again = model.model_validate_json(text)
         where = difference(operation, again)
     except Exception as error:  # noqa: BLE001 - of pydantic, of a codec underneath, of the model's own code
-        why = " ".join(str(error).split())
+        why = " ".join(text_of(error).split())
         raise UsageError(
             f"the arguments of {model.__name__} do not survive JSON: {why:.300}; nothing happened"
         ) from None

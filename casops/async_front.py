@@ -20,7 +20,7 @@ from casops.callers import AsyncCallers
 from casops.documents import D, Ref
 from casops.drivers import adrive
 from casops.engine import Engine
-from casops.errors import UsageError
+from casops.errors import UsageError, closed
 from casops.front import LINGER, SETTLERS, Unsettled, nobody_waits, report, worker_name
 from casops.operations import Operation
 from casops.options import Options
@@ -156,7 +156,7 @@ class AsyncCasOps:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise UsageError("this AsyncCasOps is closed")
+            raise closed("AsyncCasOps")
         loop = asyncio.get_running_loop()
         if self._loop is None or self._loop.is_closed():
             self._loop = loop

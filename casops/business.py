@@ -15,9 +15,10 @@ from pydantic_core import to_json, to_jsonable_python
 
 from casops.arguments import fingerprint_of, restorable
 from casops.documents import Documents, NotRead, Ref
-from casops.errors import CasOpsError, Declined, InvalidDocument, UsageError
+from casops.errors import CasOpsError, Declined, InvalidDocument, UsageError, shown
 from casops.messages import Key
 from casops.operations import Operation, result_adapter
+from casops.protocol.limits import MAX_DOCUMENTS
 from casops.protocol.work import Evaluation, Failed, Refused, Success, Value, Wants
 from casops.sameness import difference
 from casops.validating import misfit
@@ -61,6 +62,9 @@ class OperationWork(Generic[R]):
             raise
         keys: dict[Key, None] = {}
         _note_refs(operation, keys)
+        if len(keys) > MAX_DOCUMENTS:
+            why = f"an operation may look at {MAX_DOCUMENTS} documents at most, and this one names {len(keys)}"
+            raise UsageError(f"{why}; nothing happened", operation_id=operation_id)
         self.declared: tuple[Key, ...] = tuple(keys)
 
     def evaluate(self, values: Mapping[Key, Value]) -> Evaluation:
@@ -83,7 +87,8 @@ class OperationWork(Generic[R]):
 
     def _apply(self, documents: Documents) -> Evaluation:
         try:
-            result: Any = self._operation.apply(documents)
+            # What a sweep or a server would run, so that a difference is seen at once, not on the day of a crash.
+            result: Any = self._same.apply(documents)
             if inspect.isawaitable(result):
                 if inspect.iscoroutine(result):
                     result.close()
@@ -129,11 +134,11 @@ def encode_result(adapter: TypeAdapter[R], result: R) -> Any:
         meant: Any = adapter.validate_python(result)  # 1 where a float is the type means 1.0
     except Exception as error:  # noqa: BLE001 - of pydantic, of a codec underneath, of the model's own code
         raise InvalidDocument(
-            f"the result {result!r:.80} does not fit its type: {misfit(error)}; nothing was written"
+            f"the result {shown(result)} does not fit its type: {misfit(error)}; nothing was written"
         ) from None
     if type(back) is not type(meant) or difference(back, meant) is not None:
         raise InvalidDocument(
-            f"the result {result!r:.80} would come back from JSON as {back!r:.80}; nothing was written"
+            f"the result {shown(result)} would come back from JSON as {shown(back)}; nothing was written"
         )
     return value
 

@@ -19,6 +19,7 @@ from pydantic_core import CoreSchema, core_schema
 from casops.errors import DocumentExists, DocumentMissing, InvalidDocument, UsageError
 from casops.ids import MAX_ID_BYTES, check_id
 from casops.messages import RESERVED, Key
+from casops.numbers import check_numbers
 from casops.protocol.work import Value
 from casops.sameness import difference
 from casops.validating import misfit, validated
@@ -206,7 +207,9 @@ class Documents:
 def load(model: type[D], key: Key, body: str) -> D:
     """A stored body as its model.  Raises InvalidDocument."""
     try:
-        return model.model_validate_json(body)
+        loaded = model.model_validate_json(body)
+        check_numbers(body)
+        return loaded
     except Exception as error:  # noqa: BLE001 - see dump
         raise InvalidDocument(f"the stored document {key} does not fit {model.__name__}: {misfit(error)}") from None
 

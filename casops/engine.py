@@ -19,6 +19,7 @@ from casops.errors import (
     OutcomeUnknown,
     StoreUnavailable,
     UsageError,
+    text_of,
 )
 from casops.ids import check_id
 from casops.messages import Key, Steps, Version
@@ -210,7 +211,7 @@ class Engine:
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise  # meant for the process
         except BaseException as error:  # noqa: BLE001 - business code may raise anything; the sweep goes on
-            return self._pending(each, f"{type(error).__name__}: {error}")
+            return self._pending(each, text_of(error))
 
     def _take_over(self, each: Declared, model: type[Operation[Any]]) -> Steps[Outcome[Any]]:
         assert each.intention is not None
@@ -264,8 +265,8 @@ class Engine:
         elif record.state == "declined":
             if record.refusal is None:
                 raise InvariantViolation("a refusal is stored without its code", operation_id=ended.operation_id)
-            refusal = Declined(record.refusal.code, operation_id=ended.operation_id)
-            refusal.details = record.refusal.details
+            refusal = Declined(record.refusal.code, **record.refusal.details)
+            refusal.operation_id = ended.operation_id
         return Outcome(
             operation_id=ended.operation_id,
             status="declined" if refusal else "cancelled" if record.state == "cancelled" else "applied",
@@ -307,4 +308,4 @@ def describe(error: BaseException) -> str:
     """One line for a log."""
     if isinstance(error, TimeUp | StoreFailed):
         return str(error) or "the store gave no answer in time"
-    return str(error) if isinstance(error, CasOpsError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, CasOpsError) else text_of(error)

@@ -48,6 +48,30 @@ __all__ = [
 ]
 
 
+def text_of(error: BaseException) -> str:
+    """Its class and what it says, as text that can be stored and sent, whatever its own code does."""
+    try:
+        said = str(error)
+    except Exception:  # noqa: BLE001 - an exception of the application's own may have a fault of its own
+        said = "(what it says cannot be told)"
+    return f"{type(error).__name__}: {said}".encode(errors="replace").decode()
+
+
+def shown(value: object) -> str:
+    """What it looks like in the text of an error, 80 characters at most, whatever its own code does."""
+    try:
+        return f"{value!r:.80}"
+    except Exception:  # noqa: BLE001 - its own __repr__
+        return f"a {type(value).__name__}"
+
+
+def closed(what: str) -> UsageError:
+    """The error of a call that comes too late, and has not looked what an earlier one with its id has done."""
+    error = UsageError(f"this {what} is closed; nothing was asked")
+    error.happened, error.retry = None, True
+    return error
+
+
 class CasOpsError(Exception):
     """Base of all errors of casops.
 
@@ -117,14 +141,14 @@ class Declined(CasOpsError):
     can turn into JSON (a Decimal becomes text); callers always see the JSON form.
     """
 
-    def __init__(self, code: str, /, *, operation_id: str | None = None, **details: Any) -> None:
+    def __init__(self, code: str, /, **details: Any) -> None:
         self.code = str(code.value if isinstance(code, Enum) else code)  # as it is stored
-        super().__init__(f"declined: {self.code}", operation_id=operation_id)
+        super().__init__(f"declined: {self.code}")
         self.details: Mapping[str, Any] = details
 
     def __str__(self) -> str:
-        shown = ", ".join(f"{name}={value!r}" for name, value in self.details.items())
-        text = f"declined: {self.code}" + (f" ({shown})" if shown else "")
+        details = ", ".join(f"{name}={shown(value)}" for name, value in self.details.items())
+        text = f"declined: {self.code}" + (f" ({details})" if details else "")
         return text if self.operation_id is None else f"{text} [operation {self.operation_id}]"
 
 

@@ -20,7 +20,7 @@ from casops.callers import Callers
 from casops.documents import D, Ref
 from casops.drivers import drive
 from casops.engine import Engine, describe
-from casops.errors import UsageError
+from casops.errors import closed
 from casops.operations import Operation
 from casops.options import Options
 from casops.outcome import Outcome, Pending, Recovery, Snapshot
@@ -205,7 +205,7 @@ class CasOps:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise UsageError("this CasOps is closed")
+            raise closed("CasOps")
         self._engine.check_not_running()
 
     def _turn(self, ticket: Ticket, ours: threading.Event) -> Known:

@@ -42,13 +42,13 @@ def check_id(text: object, what: str = "an operation id") -> str:
 
 
 def time_of(operation_id: str) -> float | None:
-    """Seconds since 1970 that a UUIDv7 carries; None for any other text."""
+    """Seconds since 1970 that a UUIDv7 in its form of 36 characters carries; None for any other text."""
     if len(operation_id) != 36:
         return None
     try:
         parsed = uuid.UUID(operation_id)
     except ValueError:
         return None
-    if parsed.version != 7 or str(parsed) != operation_id:
+    if parsed.version != 7 or str(parsed) != operation_id.lower():
         return None
     return (parsed.int >> 80) / 1000

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from casops.documents import Documents
@@ -83,7 +83,11 @@ def result_adapter(operation: type[Operation[R]]) -> TypeAdapter[R]:
     """How results of this operation are turned into JSON and back.  Raises UsageError."""
     adapter = _ADAPTERS.get(operation)
     if adapter is None:
-        adapter = _ADAPTERS[operation] = TypeAdapter(result_type(operation))
+        try:
+            adapter = _ADAPTERS[operation] = TypeAdapter(result_type(operation))
+        except PydanticUserError as error:
+            why = " ".join(str(error).split())
+            raise UsageError(f"pydantic cannot take the result of {operation.__name__}: {why:.300}") from None
     return adapter
 
 

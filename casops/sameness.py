@@ -41,7 +41,7 @@ def difference(a: Any, b: Any) -> str | None:
     if kind in _PLAIN and kind is type(b):
         return None if a == b else ""
     if isinstance(a, BaseModel) or is_dataclass(a):
-        return _of_members(members_of(a), members_of(b)) if _of_one_kind(a, b) else ""
+        return _of_models(a, b) if _of_one_kind(a, b) else ""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return _of_members(a, b)
     if isinstance(a, SEQUENCES) and isinstance(b, SEQUENCES):
@@ -62,7 +62,16 @@ def members_of(thing: Any) -> Mapping[str, Any]:
     own, known, extra = thing.__dict__, thing.__pydantic_fields__, thing.__pydantic_extra__
     if len(own) > len(known):  # a functools.cached_property is no field
         own = {name: value for name, value in own.items() if name in known}
-    return {**own, **extra} if extra else own
+    return {**extra, **own} if extra else own
+
+
+def _of_models(a: Any, b: Any) -> str | None:
+    found = _of_members(members_of(a), members_of(b))
+    if found is not None or not isinstance(a, BaseModel):
+        return found
+    # A value that comes back as one that the model does not know may have the name of a field.
+    others = (a.__pydantic_extra__ or {}).keys() ^ (b.__pydantic_extra__ or {}).keys()
+    return min(others, default=None)
 
 
 def _of_members(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> str | None:

@@ -12,8 +12,10 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from pydantic import BaseModel, RootModel, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BaseModel, RootModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
+from casops.errors import shown, text_of
 from casops.sameness import SEQUENCES, SETS, members_of
 
 __all__ = ["misfit", "validated"]
@@ -27,6 +29,8 @@ def validated(value: Any) -> Any:
             return type(value).model_validate(members["root"])
         known = type(value).__pydantic_fields__
         called = {name: field.serialization_alias or name for name, field in known.items()}  # as in the JSON text
+        if not all(_reads(value, field, called[name], name) for name, field in known.items()):
+            return value
         return type(value).model_validate({called.get(name, name): each for name, each in members.items()})
     if is_dataclass(value):
         given = {each.name: validated(getattr(value, each.name)) for each in fields(value) if each.init}
@@ -38,12 +42,20 @@ def validated(value: Any) -> Any:
     return value
 
 
+def _reads(model: BaseModel, field: FieldInfo, called: str, name: str) -> bool:
+    """Whether the field is read by the name that it is written by; else its value would be lost without a word."""
+    alias, config = field.validation_alias, model.model_config
+    if called == name and (alias is None or config.get("populate_by_name") or config.get("validate_by_name")):
+        return True
+    return called in (alias.choices if isinstance(alias, AliasChoices) else [alias])
+
+
 def misfit(error: Exception) -> str:
     """One line about what a model does not take; its own validators may have raised anything."""
     if not isinstance(error, ValidationError):
-        return f"{type(error).__name__}: {error}"
+        return text_of(error)
     first = error.errors(include_url=False)[0]
     where = "".join(f"{part}." for part in first["loc"])[:-1]
     more = error.error_count() - 1
-    told = f"{first['msg']} (got {first['input']!r:.80})" + (f" and {more} more" if more else "")
+    told = f"{first['msg']} (got {shown(first['input'])})" + (f" and {more} more" if more else "")
     return f"{where}: {told}" if where else told

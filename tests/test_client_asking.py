@@ -306,7 +306,6 @@ def test_a_late_reply_to_a_call_that_was_answered_otherwise_is_late_all_the_same
         (problem(422, "usage", error="DocumentMissing"), DocumentMissing),
         (problem(422, "operation-mismatch"), OperationMismatch),
         (problem(500, "business-error"), BusinessError),
-        (problem(400, "body-invalid"), UsageError),
     ],
 )
 def test_what_asking_again_does_not_change_is_raised(reply: Reply, error: type) -> None:
@@ -329,6 +328,21 @@ def test_a_server_that_does_not_know_the_operation_is_asked_once_and_another_doe
     call = world.call()
     assert type(call.error) is UsageError
     assert (call.error.happened, len(world.sent), world.desk.table.waiting()) == (False, 2, [])
+
+
+@pytest.mark.parametrize(("happened", "told"), [("no", False), ("unknown", None)])
+def test_a_body_that_a_server_of_another_version_does_not_take_is_sent_to_the_others(
+    happened: str, told: bool | None
+) -> None:
+    invalid = always((0.1, problem(400, "body-invalid", happened=happened)))
+    world = World(["a", "b"], QUICK)
+    world.servers.update(a=invalid, b=always((0.1, applied(7))))
+    assert world.call().answer == Answer("applied", "7")
+    world = World(["a", "b"], QUICK)
+    world.servers.update(a=invalid, b=always((0.1, problem(400, "body-invalid"))))
+    error = world.call().error
+    assert isinstance(error, UsageError)
+    assert (error.happened, len(world.sent)) == (told, 2)
 
 
 def test_contended_with_an_unknown_outcome_stays_on_the_list() -> None:

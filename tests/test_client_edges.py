@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
-from casops import InvariantViolation, OutcomeUnknown, StoreUnavailable, UsageError
+from casops import InvariantViolation, Operation, OutcomeUnknown, StoreUnavailable, UsageError
 from casops.business import OperationWork
 from casops.client import AsyncClient, Client, ClientOptions, Notice, pending_file
 from casops.client.pending import Asked
@@ -292,7 +292,8 @@ class Bank:
 
     def client(self, **more: Any) -> AsyncClient:
         options = ClientOptions(deadline=5, pause=0, probe=100, probe_at_most=100)
-        return AsyncClient(["http://a"], options=options, operations=[Echo], connect=self._connect, **more)
+        more.setdefault("operations", [Echo])
+        return AsyncClient(["http://a"], options=options, connect=self._connect, **more)
 
     def _connect(self, url: str) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=url, transport=httpx.MockTransport(self._reply))
@@ -304,6 +305,25 @@ class Bank:
             await asyncio.sleep(0.001)
         headers = {"casops-message": request.headers["casops-message"]}
         return httpx.Response(200, json=self.answers[operation_id], headers=headers)
+
+
+class Changed(Operation[int], name="Echo"):
+    other: int
+
+
+@pytest.mark.parametrize("operations", [[], [Changed]], ids=["unknown", "changed"])
+async def test_what_cannot_be_asked_again_may_have_happened(
+    tmp_path: Path, operations: list[type[Operation[Any]]]
+) -> None:
+    file = PendingFile(tmp_path / "p")
+    work = OperationWork(Echo(value=1), "1")
+    file.asks(Asked("1", work.name, work.fingerprint, work.arguments, 0.0))
+    file.close()
+    async with Bank(**{"1": 1}).client(pending=tmp_path / "p", operations=operations) as client:
+        (left,) = (await client.recover()).left
+        assert isinstance(left.error, UsageError)
+        assert (left.error.happened, left.error.retry) == (None, True)
+    assert waiting(tmp_path / "p") == ["1"]
 
 
 async def test_what_recover_has_found_out_stays_on_the_list_until_it_is_handed_over(tmp_path: Path) -> None:

@@ -321,7 +321,7 @@ def test_answers() -> None:
 @pytest.mark.parametrize(
     ("status", "kind", "error", "again"),
     [
-        (400, "body-invalid", UsageError, "never"),
+        (400, "body-invalid", UsageError, "others"),
         (404, "operation-unknown", UsageError, "others"),
         (404, "path-unknown", UsageError, "others"),
         (422, "of-next-year", UsageError, "never"),
@@ -379,7 +379,7 @@ def test_wrong_use_of_what_another_call_has_declared_may_happen_yet() -> None:
         (422, "usage", UsageError),
         (422, "operation-mismatch", OperationMismatch),
         (422, "of-next-year", OutcomeUnknown),
-        (400, "body-invalid", OutcomeUnknown),
+        (400, "body-invalid", UsageError),
     ],
 )
 def test_that_it_did_not_happen_is_believed_only_where_it_is_said(

@@ -30,7 +30,8 @@ def all_errors() -> list[type[CasOpsError]]:
 
 @pytest.mark.parametrize("cls", all_errors(), ids=lambda cls: cls.__name__)
 def test_every_error_survives_pickling_with_all_it_carries(cls: type[CasOpsError]) -> None:
-    error = cls("what happened", operation_id="order-1")
+    error = cls("what happened")
+    error.operation_id = "order-1"
     error.add_note("a note")
     back = pickle.loads(pickle.dumps(error))
     assert type(back) is cls
@@ -40,7 +41,9 @@ def test_every_error_survives_pickling_with_all_it_carries(cls: type[CasOpsError
 
 
 def test_a_refusal_survives_with_its_details() -> None:
-    back = pickle.loads(pickle.dumps(Declined("no", operation_id="i", left=0)))
+    refusal = Declined("no", left=0)
+    refusal.operation_id = "i"
+    back = pickle.loads(pickle.dumps(refusal))
     assert (back.code, back.details) == ("no", {"left": 0})
     assert str(back) == "declined: no (left=0) [operation i]"
 
@@ -87,7 +90,7 @@ def test_new_ids_are_uuid7_of_now() -> None:
     assert ids[0][19] in "89ab"
 
 
-@pytest.mark.parametrize("text", ["", "order-1", "x" * 36, str.upper("01890a5d-ac96-774b-bcce-b302099a8057")])
+@pytest.mark.parametrize("text", ["", "order-1", "x" * 36, "01890a5dac96774bbcceb302099a8057"])
 def test_other_ids_carry_no_time(text: str) -> None:
     assert time_of(text) is None
 

@@ -136,6 +136,21 @@ async def test_a_body_that_does_not_fit_is_not_recorded(body: bytes, where: str 
         assert response.status_code == 200, response.text
 
 
+async def test_a_body_that_does_not_fit_says_nothing_of_an_operation_that_was_taken_before() -> None:
+    """A newer version's argument with a default, asked again at an older server: it had happened."""
+    newer = {**ARGUMENTS, "note": None}
+    async with bank() as web:
+        await web.post("transfer", "t", ARGUMENTS)
+        told = problem(await web.post("transfer", "t", newer), 400, "body-invalid")
+        assert (told["happened"], told["retry"]) == ("unknown", True)
+        assert "an earlier request with this key was taken: look at what became of it" in told["detail"]
+        assert [each["where"] for each in told["errors"]] == ["note"]
+    async with bank(store := Troubled(Refused("the disk is full"))) as web:
+        store.trouble = True
+        told = problem(await web.post("transfer", "t", newer), 400, "body-invalid")
+        assert (told["happened"], told["retry"]) == ("unknown", True)
+
+
 @pytest.mark.parametrize(
     "media_type", ["", "text/plain", "application/x-www-form-urlencoded", "application/vnd.x+json"]
 )

@@ -36,7 +36,18 @@ class Recovered:
 
 
 def operation_of(asked: Asked, operations: Mapping[str, type[Operation[Any]]]) -> Operation[Any]:
-    """The operation as it was asked for.  Raises UsageError, which takes nothing off the list."""
+    """The operation as it was asked for.  Raises UsageError, which takes nothing off the list.
+
+    It was asked for before, so whether it happened cannot be told here.
+    """
+    try:
+        return _restored(asked, operations)
+    except UsageError as error:
+        error.happened, error.retry = None, True
+        raise
+
+
+def _restored(asked: Asked, operations: Mapping[str, type[Operation[Any]]]) -> Operation[Any]:
     model = operations.get(asked.operation)
     if model is None:
         raise UsageError(

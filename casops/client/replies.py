@@ -53,6 +53,7 @@ MEANING: dict[str, tuple[type[CasOpsError], Again]] = {
     # Another version of the service, or another service: its neighbour may know.
     "operation-unknown": (UsageError, "others"),
     "path-unknown": (UsageError, "others"),
+    "body-invalid": (UsageError, "others"),
 }
 
 

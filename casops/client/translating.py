@@ -77,8 +77,8 @@ def outcome_of(asked: Asked, answer: Answer, adapter: TypeAdapter[R]) -> Outcome
 
 
 def refusal_of(operation_id: str, code: object, details: Mapping[str, Any] | None) -> Declined:
-    refusal = Declined(str(code), operation_id=operation_id)
-    refusal.details = dict(details or {})
+    refusal = Declined(str(code), **(details or {}))
+    refusal.operation_id = operation_id
     return refusal
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from casops.errors import CasOpsError, Expired, OperationMismatch
+from casops.errors import CasOpsError, Expired, OperationMismatch, text_of
 from casops.ids import time_of
 from casops.messages import Insert, Missing, Refused, Remove, Replace, Reply, Steps, Stored, Unknown, Version
 from casops.protocol.environment import Environment, StoreFailed
@@ -110,7 +110,7 @@ class Declaration:
 
     def count(self, error: BaseException) -> Steps[None]:
         """Note that the business function raised.  A count that is lost costs one more try."""
-        text = f"{type(error).__name__}: {error}"[:MAX_ERROR_TEXT]
+        text = text_of(error)[:MAX_ERROR_TEXT]
         counted = replace(self.intention, failures=self.intention.failures + 1, last_error=text)
         if self.cas is not None:
             yield from self._environment.perform(Replace(self._key, self.cas, encode(counted)))

@@ -49,7 +49,10 @@ class Service:
         self.duties.asked(operation_id)
         if request.headers.get(wire.RETRY, "0").strip("0"):
             log.info("operation %s is asked for again: retry %s", operation_id, request.headers[wire.RETRY])
-        operation = parse(model, await request.body(), operation_id)
+        try:
+            operation = parse(model, await request.body(), operation_id)
+        except Problem as problem:
+            raise await self._if_unheard_of(problem, operation_id) from None
         try:
             fingerprint = OperationWork(operation, operation_id).fingerprint
             outcome, joined = await self._answer(operation, operation_id, fingerprint)
@@ -61,6 +64,17 @@ class Service:
             raise
         except Exception:  # noqa: BLE001 - business code may raise anything; the operator has it in the log
             raise of_business(operation_id) from None
+
+    async def _if_unheard_of(self, problem: Problem, operation_id: str) -> Problem:
+        """A body that this server does not take may be that of an operation which another version of it has taken."""
+        try:
+            heard = await self.in_flight.look(lambda: self.casops.outcome(operation_id), self.options.answer_within)
+        except (TooMany, InProgress, CasOpsError):
+            problem.of_unknown("whether an earlier request did could not be looked up")
+        else:
+            if heard is not None:
+                problem.of_unknown("an earlier request with this key was taken: look at what became of it")
+        return problem
 
     async def _answer(self, operation: Operation[Any], operation_id: str, fingerprint: str) -> tuple[Any, bool]:
         if self.closing:

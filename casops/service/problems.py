@@ -118,6 +118,11 @@ class Problem(Exception):
         )
         self.headers: dict[str, str] = {}
 
+    def of_unknown(self, why: str) -> None:
+        """This request did nothing, but an earlier one with its key may have."""
+        self.document.detail += f"; {why}"
+        self.document.happened, self.document.retry = "unknown", True
+
     def response(self, retry_after: int) -> Response:
         document = self.document
         # Unset, not None: a detail of a refusal may well be None.
@@ -157,7 +162,7 @@ def of_business(operation_id: str) -> Problem:
     return Problem(
         "business-error",
         "The operation's own code, or the server, failed in an unexpected way.  Nothing is recorded as done: the "
-        "operation is pending.  Asking again with the same key is safe.",
+        "operation is pending, or was not begun.  Asking again with the same key is safe.",
         operation_id=operation_id,
         happened="unknown",  # it is pending: another call, or a sweep, may yet bring it to its end
         retry=True,

@@ -45,7 +45,7 @@ from contextlib import closing, suppress
 from functools import partial
 from typing import Final, TypeAlias
 
-from casops.errors import StoreUnavailable, UsageError
+from casops.errors import StoreUnavailable, UsageError, closed
 from casops.messages import Refused, Reply, StoreRequest, Unknown
 from casops.stores import TalkTo, sqlite_forks
 from casops.stores.one_at_a_time import OneAtATime
@@ -190,7 +190,7 @@ class SqliteStore:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise UsageError("this store is closed")
+            raise closed("store")
 
     def _read(self, asked: Batch) -> bool:
         """Answer beside the one that writes.  False: this must be done, or its error told, in the place of that one."""
@@ -360,7 +360,7 @@ class AsyncSqliteStore:
         """As SqliteStore.check_usable."""
         self.store.check_usable()
         if self._closing:  # its threads take nothing any more, while those under way come to their end
-            raise UsageError("this store is closed")
+            raise closed("store")
 
     async def close(self) -> None:
         """Wait for writes under way, cancelled ones too, then close the store."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from decimal import Decimal
+from io import TextIOWrapper
 from types import TracebackType
 from typing import Self
 
@@ -27,7 +28,11 @@ STEPS = 10
 
 
 def console() -> Console:
-    # What is printed comes from files and stores: no markup, no :emoji:, no guesses at colours.
+    # What is printed comes from files and stores: no markup, no :emoji:, no guesses at colours, and names that the
+    # terminal has no letters for.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     return Console(markup=False, emoji=False, highlight=False)
 
 

@@ -1,0 +1,246 @@
+"""At the border of business code: what comes in is what would come in elsewhere, and what is kept is what was meant."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from decimal import Decimal
+
+import pytest
+from pydantic import AliasPath, BaseModel, Field
+
+from casops import (
+    CasOps,
+    Declined,
+    Document,
+    Documents,
+    Expired,
+    InvalidDocument,
+    Operation,
+    Ref,
+    UsageError,
+    new_operation_id,
+)
+from casops.messages import Insert, Key, Stored
+from casops.numbers import check_numbers
+from tests.bank import Account, Echo, Open
+from tests.conftest import QUICK, Bank
+
+
+class Patch(BaseModel):
+    note: str | None = None
+    balance: Decimal | None = None
+
+
+class Update(Operation[list[str]]):
+    account: Ref[Account]
+    patch: Patch
+
+    def apply(self, documents: Documents) -> list[str]:
+        documents.get(self.account)
+        return sorted(self.patch.model_fields_set)
+
+
+async def test_apply_gets_the_arguments_that_a_sweep_or_a_server_would_get(bank: Bank) -> None:
+    """Which fields were set does not survive JSON: it was one thing at home and another one everywhere else."""
+    casops = bank.open()
+    assert await casops.run(Update(account="a", patch=Patch(note="x")), operation_id="u") == ["balance", "note"]
+
+
+class Early(Document, collection="early"):
+    points: int = Field(default=0, validation_alias="pts")
+
+
+class Deep(Document, collection="deep"):
+    points: int = Field(default=0, validation_alias=AliasPath("in", "there"))
+
+
+class Inner(BaseModel, extra="allow"):
+    points: int = Field(default=0, validation_alias="pts")
+
+
+class Ignoring(BaseModel):
+    points: int = Field(default=0, validation_alias="pts")
+
+
+class Outer(Document, collection="outer"):
+    inner: Inner
+
+
+class Third(Document, collection="third"):
+    inner: Ignoring
+
+
+class Create(Operation[None]):
+    which: int
+
+    def apply(self, documents: Documents) -> None:
+        if self.which == 0:
+            documents.create(Early.ref("a"), Early.model_validate({"pts": 500}))
+        elif self.which == 1:
+            documents.create(Deep.ref("a"), Deep.model_validate({"in": {"there": 500}}))
+        elif self.which == 2:
+            documents.create(Outer.ref("a"), Outer(inner=Inner.model_validate({"pts": 500})))
+        elif self.which == 3:
+            documents.create(Third.ref("a"), Third(inner=Ignoring.model_validate({"pts": 500})))
+        else:
+            documents.create(Early.ref("a"), Early())
+
+
+@pytest.mark.parametrize("which", range(5))
+async def test_a_value_that_comes_back_under_a_name_nobody_reads_is_not_stored(bank: Bank, which: int) -> None:
+    """500 points came back as none, and as a field that the model does not know, of the same name."""
+    with pytest.raises(InvalidDocument, match="points would come back from JSON as something else"):
+        await bank.open().run(Create(which=which), operation_id="c")
+
+
+class Count(Document, collection="counts"):
+    n: int
+
+
+class Add(Operation[int]):
+    count: Ref[Count]
+
+    def apply(self, documents: Documents) -> int:
+        documents[self.count].n += 1
+        return documents[self.count].n
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "90071992547409931.37",
+        "9007199254740993.1",
+        "-0.12345678901234567890",
+        "1234567890123456.78e1",
+        "1.00000000000000e999",
+    ],
+)
+async def test_a_number_that_would_be_rounded_is_not_touched(bank: Bank, number: str) -> None:
+    casops = bank.open()
+    body = f'{{"n":0,"another_programs":{{"amount":[{number}]}}}}'
+    (reply,) = bank.stranger().perform([Insert(Key("counts", "a"), body)])
+    assert isinstance(reply, Stored)
+    with pytest.raises(InvalidDocument, match="store it as text"):
+        await casops.run(Add(count="a"), operation_id="i")
+    assert await casops.pending() == []
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "0.1",
+        "52.520006600000002",
+        "0.1000000000000000055511151231257827",
+        "123456789012345678901234567890",
+        "1E5",
+        "-0.0",
+    ],
+)
+def test_what_a_double_says_is_no_harm(number: str) -> None:
+    check_numbers(json.dumps({"iban": "DE89370400440532013000"}))
+    check_numbers(f'{{"a":[{number}]}}')
+
+
+class Faulty(Exception):
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+class Raises(Operation[None]):
+    account: Ref[Account]
+
+    def apply(self, documents: Documents) -> None:
+        documents.get(self.account)
+        raise ERRORS[0]
+
+
+ERRORS: list[Exception] = []
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (Faulty("a"), "Faulty: (what it says cannot be told)"),
+        (RuntimeError("\ud800"), "RuntimeError: ?"),
+    ],
+    ids=["its own fault", "half a pair"],
+)
+async def test_an_exception_that_cannot_be_told_is_counted_and_passed_on(
+    bank: Bank, error: Exception, told: str
+) -> None:
+    casops = bank.open(dataclasses.replace(QUICK, park_after=2), operations=[Raises])
+    ERRORS[:] = [error]
+    with pytest.raises(type(error)) as raised:
+        await casops.run(Raises(account="a"), operation_id="r")
+    assert raised.value is error
+    for _ in range(3):
+        await casops.recover()
+    (left,) = await casops.pending()
+    assert (left.failures, left.last_error, left.parked) == (2, told, True)
+
+
+class Many(Operation[int]):
+    accounts: list[Ref[Account]]
+
+    def apply(self, documents: Documents) -> int:
+        return sum(documents.get(each) is None for each in self.accounts)
+
+
+async def test_an_operation_that_names_more_documents_than_it_may_look_at(bank: Bank) -> None:
+    casops = bank.open()
+    with pytest.raises(UsageError, match="256 documents at most, and this one names 257; nothing happened"):
+        await casops.run(Many(accounts=[str(each) for each in range(257)]), operation_id="m")
+    assert await casops.pending() == []
+    assert await casops.run(Many(accounts=["a"] * 300), operation_id="m") == 300
+
+
+async def test_an_old_id_is_old_in_capitals(bank: Bank) -> None:
+    old = "019000d5-3c00-7abc-8def-0123456789ab"  # of June 2024
+    casops = bank.open()
+    for each in (old, old.upper()):
+        with pytest.raises(Expired):
+            await casops.run(Echo(), operation_id=each)
+    assert await casops.run(Echo(value=1), operation_id=new_operation_id().upper()) == 1
+
+
+async def test_who_comes_when_it_is_closed_is_not_told_that_it_did_not_happen(bank: Bank) -> None:
+    casops = bank.open()
+    await casops.run(Open(account="a"), operation_id="o")
+    await casops.close()
+    with pytest.raises(UsageError, match="is closed; nothing was asked") as told:
+        await casops.run(Open(account="a"), operation_id="o")
+    assert (told.value.happened, told.value.retry) == (None, True)
+
+
+class Refunds(Operation[None]):
+    def apply(self, documents: Documents) -> None:
+        raise Declined("already_refunded", operation_id="order-1", code="x", self="y")
+
+
+async def test_any_name_is_a_detail(bank: Bank) -> None:
+    casops = bank.open()
+    for _ in range(2):
+        with pytest.raises(Declined) as told:
+            await casops.run(Refunds(), operation_id="refund-1")
+        assert told.value.details == {"operation_id": "order-1", "code": "x", "self": "y"}
+        assert (told.value.operation_id, told.value.code) == ("refund-1", "already_refunded")
+
+
+class Exceptional(Operation[Exception]):
+    def apply(self, documents: Documents) -> Exception:
+        return ValueError()
+
+
+class Anything(Operation[BaseModel]):
+    def apply(self, documents: Documents) -> BaseModel:
+        return Patch()
+
+
+def test_a_result_whose_type_pydantic_does_not_know() -> None:
+    with CasOps.open("memory://") as casops:
+        with pytest.raises(UsageError, match="pydantic cannot take the result of Exceptional"):
+            casops.run(Exceptional(), operation_id="e")
+        with pytest.raises(InvalidDocument, match="result"):
+            casops.run(Anything(), operation_id="a")
+        assert casops.pending() == []
