@@ -10,6 +10,7 @@ from casops.documents import Document, Documents, Ref
 from casops.errors import (
     Cancelled,
     CasOpsError,
+    Closed,
     Contended,
     Declined,
     DocumentExists,
@@ -34,6 +35,7 @@ __all__ = [
     "Cancelled",
     "CasOps",
     "CasOpsError",
+    "Closed",
     "Contended",
     "Declined",
     "Document",

@@ -20,7 +20,7 @@ from casops.callers import AsyncCallers
 from casops.documents import D, Ref
 from casops.drivers import adrive
 from casops.engine import Engine
-from casops.errors import UsageError, closed
+from casops.errors import Closed, UsageError
 from casops.front import LINGER, SETTLERS, Unsettled, nobody_waits, report, worker_name
 from casops.operations import Operation
 from casops.options import Options
@@ -47,11 +47,8 @@ class AsyncCasOps:
     ) -> None:
         self._engine = Engine(options or Options(), operations, worker or worker_name())
         self._store = store
-        # One that converses has one writer at a time: no turns are needed.
-        self._callers = AsyncCallers(store) if isinstance(store, AsyncConversingStore) else None
-        self._turns = Turns()
-        self._settler = AsyncSettler(self._engine, store)
         self._loop: asyncio.AbstractEventLoop | None = None  # whose tasks use this
+        self._for_a_loop(())
         self._closed = False
 
     @classmethod
@@ -83,18 +80,20 @@ class AsyncCasOps:
         self._check_open()
         work = self._engine.work(operation, operation_id)
         if self._callers is not None:
-            outcome, unsettled = await self._callers.run(self._engine.execute_at_once(work, operation_id))
+            steps = self._engine.execute_at_once(work, operation_id)
+            outcome, unsettled = await self._callers.run(steps, operation_id)
             if unsettled is not None:
                 await self._settler.add(unsettled)
             return outcome
         ours = asyncio.Event()
-        ticket = self._turns.join(work.declared, ours.set)
+        ticket = Ticket(work.declared, ours.set)
+        self._turns.join(ticket)
         behind = self._turns.behind(ticket)
         try:
             if behind:
                 self._settler.hurry()
-            steps = self._engine.execute(work, operation_id, behind=behind)
-            outcome, ended = await adrive(steps, self._store, lambda: self._turn(ticket, ours))
+            declared = self._engine.execute(work, operation_id, behind=behind)
+            outcome, ended = await adrive(declared, self._store, lambda: self._turn(ticket, ours))
             hurry = self._turns.followed(ticket)
             await self._settler.add(ended, partial(self._turns.leave, ticket), hurry=hurry)
         except BaseException:
@@ -142,9 +141,12 @@ class AsyncCasOps:
     async def close(self) -> None:
         """See CasOps.close."""
         if not self._closed:
+            self._adopt_loop()
             self._closed = True
-            await self._settler.close()
-            await self._store.close()
+            try:
+                await self._settler.close()
+            finally:  # the wait for it may be cancelled
+                await self._store.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -156,13 +158,28 @@ class AsyncCasOps:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise closed("AsyncCasOps")
-        loop = asyncio.get_running_loop()
-        if self._loop is None or self._loop.is_closed():
-            self._loop = loop
-        elif self._loop is not loop:
-            raise UsageError("this AsyncCasOps is used by another event loop: open one for each")
+            raise Closed("this AsyncCasOps is closed; nothing was asked")
+        self._adopt_loop()
         self._engine.check_not_running()
+
+    def _adopt_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
+        if self._loop is not None:
+            if not self._loop.is_closed():
+                raise UsageError("this AsyncCasOps is used by another event loop: open one for each")
+            self._for_a_loop(self._settler.left())
+        self._loop = loop
+
+    def _for_a_loop(self, unsettled: Iterable[Ended]) -> None:
+        """What tasks of one event loop share: those of one that is closed will never say that they are done."""
+        store = self._store
+        # One that converses has one writer at a time: no turns are needed.
+        deadline = self._engine.options.deadline
+        self._callers = AsyncCallers(store, deadline) if isinstance(store, AsyncConversingStore) else None
+        self._turns = Turns()
+        self._settler = AsyncSettler(self._engine, store, unsettled)
 
     async def _turn(self, ticket: Ticket, ours: asyncio.Event) -> Known:
         """See CasOps._turn."""
@@ -180,12 +197,12 @@ class AsyncCasOps:
 class AsyncSettler:
     """Settles in a task, many operations together; a process that dies leaves it to others."""
 
-    def __init__(self, engine: Engine, store: AsyncStore) -> None:
+    def __init__(self, engine: Engine, store: AsyncStore, unsettled: Iterable[Ended]) -> None:
         self._engine = engine
         self._store = store
-        self._waiting: deque[Unsettled] = deque()
+        self._waiting: deque[Unsettled] = deque((ended, nobody_waits) for ended in unsettled)
         self._tasks: list[asyncio.Task[None]] = []
-        self._lingering = False  # one of them: something waits, but not enough
+        self._lingerer: asyncio.Task[None] | None = None  # one of them: something waits, but not enough
         self._enough = asyncio.Event()
         self._hurried = False  # somebody waits for what is waiting here
         self._closing = False
@@ -206,18 +223,37 @@ class AsyncSettler:
         if self._is_enough():
             self._enough.set()
         if not self._lingering and len(self._tasks) < SETTLERS:
-            self._lingering = True
-            self._tasks.append(asyncio.create_task(self._work(), name="casops-settler"))
+            self._hire()
+
+    def _insist(self) -> None:
+        """That somebody is at it: those who were may have been cancelled."""
+        self._tasks = [task for task in self._tasks if not task.done()]
+        if self._waiting and not self._tasks:
+            self._hire()
+
+    def left(self) -> list[Ended]:
+        """What waits here, when its tasks will not go on."""
+        return [ended for ended, _ in self._waiting]
+
+    @property
+    def _lingering(self) -> bool:
+        return self._lingerer is not None and not self._lingerer.done()  # it may be cancelled before it begins
+
+    def _hire(self) -> None:
+        self._lingerer = asyncio.create_task(self._work(), name="casops-settler")
+        self._tasks.append(self._lingerer)
 
     def hurry(self) -> None:
         """See Settler.hurry."""
         if self._waiting:
             self._hurried = True
             self._enough.set()
+            self._insist()
 
     async def close(self) -> None:
         self._closing = True
         self._enough.set()
+        self._insist()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._engine.options.deadline)
             for task in self._tasks:
@@ -233,7 +269,7 @@ class AsyncSettler:
             await self._settle(batch)
             if self._lingering or not self._waiting:
                 return  # if anything waits, then for another task
-            self._lingering = True
+            self._lingerer = asyncio.current_task()
 
     async def _linger(self) -> None:
         """Lest each operation be settled alone."""
@@ -244,7 +280,7 @@ class AsyncSettler:
                     async with asyncio.timeout(LINGER):
                         await self._enough.wait()
         finally:
-            self._lingering = False
+            self._lingerer = None
 
     def _is_enough(self) -> bool:
         return self._hurried or self._closing or len(self._waiting) >= self._engine.options.settle_together

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from contextvars import ContextVar
 from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel, TypeAdapter
@@ -20,24 +19,11 @@ from casops.messages import Key
 from casops.operations import Operation, result_adapter
 from casops.protocol.limits import MAX_DOCUMENTS
 from casops.protocol.work import Evaluation, Failed, Refused, Success, Value, Wants
+from casops.running import running_for
 from casops.sameness import difference
 from casops.validating import misfit
 
 R = TypeVar("R")
-
-# For whom business functions are running here, outermost first.  Emptied when they are over, for a thread or task that
-# one of them started may keep the context.
-_running: ContextVar[list[object]] = ContextVar("casops_running")
-
-
-def check_not_running(asked: object) -> None:
-    """Raise UsageError if a business function runs here for `asked`, and so asks the one that it works for.
-
-    It would be carried out however often the function runs, and whatever becomes of its operation; and where there is
-    one writer at a time it would wait for itself.
-    """
-    if any(each is asked for each in _running.get([])):
-        raise UsageError("a business function must not ask the store it works on; it has its documents")
 
 
 class OperationWork(Generic[R]):
@@ -69,16 +55,12 @@ class OperationWork(Generic[R]):
 
     def evaluate(self, values: Mapping[Key, Value]) -> Evaluation:
         documents = Documents(values)
-        running = [*_running.get([]), self._owner]
-        token = _running.set(running)
         evaluation: Evaluation
         try:
-            evaluation = self._apply(documents)
+            with running_for(self._owner):
+                evaluation = self._apply(documents)
         except NotRead:
             evaluation = Wants(frozenset(documents.wanted))
-        finally:
-            running.clear()
-            _running.reset(token)
         if difference(self._operation, self._same) is not None:
             why = "apply must not change its arguments, for it may have to run again with them"
             return self._failed(UsageError(why), True, documents)

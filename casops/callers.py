@@ -6,7 +6,7 @@ Tasks: a task of ours leads for as long as there are callers; the event loop run
 
 Nobody has to be waited for.  If whoever is at work takes longer than PATIENCE (a business function that is slow or
 hangs, a disk or another process in trouble), all that are not in its hands go on alone, and what is in its hands does
-when they are empty again.
+when they are empty again, or leaves at its deadline, and cannot know whether it will be carried out.
 
 Must not be in here: what is carried out, and how.
 """
@@ -27,6 +27,7 @@ from typing import Any, Final, TypeVar, cast
 from casops.combining import MOST, Errand, combined
 from casops.conversations import Wish
 from casops.drivers import adrive, drive
+from casops.errors import OutcomeUnknown
 from casops.stores import AsyncConversingStore, ConversingStore
 
 __all__ = ["AsyncCallers", "Callers"]
@@ -35,6 +36,8 @@ T = TypeVar("T")
 log = logging.getLogger("casops")
 
 FAILED: Final = "the work for several callers failed, each goes on alone"
+
+HELD: Final = "a business function, or the store, hangs; it may be carried out yet: ask again with the same id"
 
 # Seconds.  A group takes a few milliseconds, most of it for the disk; others do not stand still for longer than this.
 PATIENCE: Final = 0.05
@@ -45,6 +48,9 @@ BREATH: Final = 0.00005
 
 # Seconds that a thread waits for more to do, since to start one takes as long as an operation.
 IDLE: Final = 1.0
+
+# Seconds beyond its deadline that a caller stays in somebody's hands: what a store takes to say that it is busy.
+LONGER: Final = 15.0
 
 
 class _Lead:
@@ -78,16 +84,17 @@ class _Call(Errand[T]):
 class Callers:
     """The threads that ask a CasOps."""
 
-    def __init__(self, store: ConversingStore) -> None:
+    def __init__(self, store: ConversingStore, deadline: float) -> None:
         self._store = store
+        self._longest = deadline + LONGER
         self._lock = threading.Lock()
         self._calls: dict[_Call[Any], None] = {}  # that wait in nobody's hands, in the order in which they came
         self._leader: _Lead | None = None
         self._idle = 0  # threads that wait for a lead
         self._leads: SimpleQueue[_Lead] = SimpleQueue()  # for them
 
-    def run(self, steps: Generator[Wish, Any, T]) -> T:
-        """Drive a worker to its end, or have that done.  Raises what it raises."""
+    def run(self, steps: Generator[Wish, Any, T], operation_id: str) -> T:
+        """Drive a worker to its end, or have that done.  Raises what it raises, OutcomeUnknown."""
         self._store.check_usable()  # by this thread: another may ask where this one may not
         if (lead := self._alone()) is not None:
             try:
@@ -96,6 +103,7 @@ class Callers:
                 self._go(lead)
         call = _Call(steps)
         call.advance()  # from now on it knows how long it has waited
+        until = time.monotonic() + self._longest
         try:
             if not call.over:
                 with self._lock:
@@ -104,6 +112,8 @@ class Callers:
                 with self._lock:
                     if call in self._calls:
                         self._see_who_leads()
+                    elif time.monotonic() >= until:
+                        raise OutcomeUnknown(HELD, operation_id=operation_id)
                 call.wait()
         finally:
             with self._lock:
@@ -208,13 +218,14 @@ class _AsyncCall(Errand[T]):
 class AsyncCallers:
     """The tasks that ask an AsyncCasOps."""
 
-    def __init__(self, store: AsyncConversingStore) -> None:
+    def __init__(self, store: AsyncConversingStore, deadline: float) -> None:
         self._store = store
+        self._longest = deadline + LONGER
         self._calls: dict[_AsyncCall[Any], None] = {}  # that wait in nobody's hands
         self._leader: _Lead | None = None
         self._tasks: set[asyncio.Task[None]] = set()  # those that lead, or led and are not at their end
 
-    async def run(self, steps: Generator[Wish, Any, T]) -> T:
+    async def run(self, steps: Generator[Wish, Any, T], operation_id: str) -> T:
         """As Callers.run.  Who is cancelled may be carried out nevertheless."""
         self._store.check_usable()
         call = _AsyncCall(steps)
@@ -223,7 +234,10 @@ class AsyncCallers:
             if not call.over:
                 self._calls[call] = None
                 self._see_who_leads()
-                await call.bell.wait()
+                async with asyncio.timeout(self._longest):
+                    await call.bell.wait()
+        except TimeoutError:
+            raise OutcomeUnknown(HELD, operation_id=operation_id) from None
         finally:
             self._calls.pop(call, None)
         return await adrive(call.rest(), self._store, begun=call.begun)

@@ -18,6 +18,7 @@ Must not be in here: rules of the protocol, transactions.
 from __future__ import annotations
 
 import contextvars
+import threading
 from collections.abc import Callable, Generator
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
@@ -46,6 +47,7 @@ class Conversation(Generic[T]):
     def __init__(self, steps: Steps[T], request: Batch) -> None:
         self._steps = steps
         self._context = contextvars.copy_context()
+        self._maker = threading.get_ident()
         self.request: Request = request  # what the worker asks next
         self.begun = False
         self.ended = False
@@ -88,6 +90,10 @@ class Conversation(Generic[T]):
             self.ended, self._value = True, stop.value
         except KeyboardInterrupt:
             raise  # meant for the thread that runs this, whoever that is
+        except SystemExit as error:
+            if threading.current_thread() is threading.main_thread() and threading.get_ident() != self._maker:
+                raise  # a signal handler's, perhaps; it means the process in any case
+            self.ended, self._error = True, error
         except BaseException as error:  # noqa: BLE001 - of business code, for its caller
             self.ended, self._error = True, error
 

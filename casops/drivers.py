@@ -15,9 +15,10 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, TypeVar, cast
 
 from casops.conversations import Conversations, Wish
-from casops.errors import UsageError
+from casops.errors import Closed
 from casops.local import local_reply, spread
 from casops.messages import Batch, Pause, Refused, Turn
+from casops.running import as_before, now_running
 from casops.stores import AsyncConversingStore, AsyncStore, ConversingStore, Store
 from casops.turns import NOTHING, Known
 
@@ -42,6 +43,7 @@ def drive(
     turn: waits for the turn of an operation that stands behind others.  begun: it has asked the store before.
     """
     reply: Any = None
+    before = now_running()
     try:
         while True:
             # Only this may raise StopIteration: what the request does stays outside of the `try`.
@@ -52,7 +54,7 @@ def drive(
             if isinstance(request, tuple | Conversations):
                 try:
                     reply = _ask(store, request)
-                except UsageError as error:
+                except Closed as error:
                     reply = _closed_meanwhile(request, error, begun=begun)
                 begun = True
             elif isinstance(request, Pause):
@@ -63,6 +65,7 @@ def drive(
             else:
                 reply = local_reply(request)
     finally:
+        as_before(before)  # should Ctrl-C have met the one that does it first
         steps.close()
 
 
@@ -84,7 +87,7 @@ async def adrive(
             if isinstance(request, tuple | Conversations):
                 try:
                     reply = await _aask(store, request)
-                except UsageError as error:
+                except Closed as error:
                     reply = _closed_meanwhile(request, error, begun=begun)
                 begun = True
             elif isinstance(request, Pause):
@@ -110,10 +113,11 @@ async def _aask(store: AsyncStore, request: Batch | Conversations) -> Sequence[A
     return await store.perform(request)
 
 
-def _closed_meanwhile(request: Batch | Conversations, error: UsageError, *, begun: bool) -> list[Refused]:
+def _closed_meanwhile(request: Batch | Conversations, error: Closed, *, begun: bool) -> list[Refused]:
     """A store that is closed says so to whoever comes to it; to one who is in the middle it refuses what is left.
 
-    For "this did not happen" would not be true of what was declared, or more, before somebody closed it.
+    It has done nothing of the request (see Closed).  Whatever else a store raises, it may have done it: the worker
+    has crashed.
     """
     if not begun:
         raise error

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from casops.business import OperationWork, check_not_running, decode_result
+from casops.business import OperationWork, decode_result
 from casops.conversations import Wish, at_once
 from casops.documents import D, Document, Ref, load
 from casops.errors import (
@@ -34,6 +34,7 @@ from casops.protocol.execution import Execution
 from casops.protocol.limits import MAX_FORGOTTEN
 from casops.protocol.settling import put_away, settle_documents
 from casops.protocol.sweeping import Declared
+from casops.running import check_not_running
 from casops.validating import misfit
 
 R = TypeVar("R")

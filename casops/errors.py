@@ -4,7 +4,8 @@
     ├── UsageError            did not happen   wrong use: fix the call
     │   ├── DocumentMissing   did not happen   the operation looked up a document that is not there
     │   ├── DocumentExists    did not happen   the operation created a document that is there
-    │   └── InvalidDocument   did not happen   the operation left something behind that its model refuses
+    │   ├── InvalidDocument   did not happen   the operation left something behind that its model refuses
+    │   └── Closed            not by this call it was closed before; ask again with the same id at one that is open
     ├── OperationMismatch     did not happen   this id belongs to an operation with other arguments
     ├── Expired               cannot be told   the id is too old (or from the future); never ask with it again
     ├── Declined              did not happen   the business said no; recorded, every caller gets the same
@@ -34,6 +35,7 @@ from typing import Any
 __all__ = [
     "Cancelled",
     "CasOpsError",
+    "Closed",
     "Contended",
     "Declined",
     "DocumentExists",
@@ -63,13 +65,6 @@ def shown(value: object) -> str:
         return f"{value!r:.80}"
     except Exception:  # noqa: BLE001 - its own __repr__
         return f"a {type(value).__name__}"
-
-
-def closed(what: str) -> UsageError:
-    """The error of a call that comes too late, and has not looked what an earlier one with its id has done."""
-    error = UsageError(f"this {what} is closed; nothing was asked")
-    error.happened, error.retry = None, True
-    return error
 
 
 class CasOpsError(Exception):
@@ -119,6 +114,16 @@ class DocumentExists(UsageError):
 
 class InvalidDocument(UsageError):
     """The operation left a document or result behind that its model refuses; nothing was written."""
+
+
+class Closed(UsageError):
+    """The CasOps, client or store was closed before: nothing was asked, and an earlier call may have been.
+
+    Raised by a store before it does anything of what it is asked for.
+    """
+
+    happened = None
+    retry = True
 
 
 class OperationMismatch(CasOpsError):

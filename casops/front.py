@@ -20,7 +20,7 @@ from casops.callers import Callers
 from casops.documents import D, Ref
 from casops.drivers import drive
 from casops.engine import Engine, describe
-from casops.errors import closed
+from casops.errors import Closed
 from casops.operations import Operation
 from casops.options import Options
 from casops.outcome import Outcome, Pending, Recovery, Snapshot
@@ -71,7 +71,7 @@ class CasOps:
         self._engine = Engine(options or Options(), operations, worker or worker_name())
         self._store = store
         # One that converses has one writer at a time: no turns are needed.
-        self._callers = Callers(store) if isinstance(store, ConversingStore) else None
+        self._callers = Callers(store, self.options.deadline) if isinstance(store, ConversingStore) else None
         self._turns = Turns()
         self._turns_lock = threading.Lock()
         self._settler = Settler(self._engine, store)
@@ -116,15 +116,16 @@ class CasOps:
         self._check_open()
         work = self._engine.work(operation, operation_id)
         if self._callers is not None:
-            outcome, unsettled = self._callers.run(self._engine.execute_at_once(work, operation_id))
+            outcome, unsettled = self._callers.run(self._engine.execute_at_once(work, operation_id), operation_id)
             if unsettled is not None:
                 self._settler.add(unsettled)
             return outcome
         ours = threading.Event()
-        with self._turns_lock:
-            ticket = self._turns.join(work.declared, ours.set)
-            behind = self._turns.behind(ticket)
+        ticket = Ticket(work.declared, ours.set)
         try:
+            with self._turns_lock:
+                self._turns.join(ticket)
+                behind = self._turns.behind(ticket)
             if behind:
                 self._settler.hurry()
             steps = self._engine.execute(work, operation_id, behind=behind)
@@ -192,8 +193,10 @@ class CasOps:
         """Finish settling (for as long as the deadline at most) and let go of the store."""
         if not self._closed:
             self._closed = True
-            self._settler.close()
-            self._store.close()
+            try:
+                self._settler.close()
+            finally:  # the wait for it may be interrupted
+                self._store.close()
 
     def __enter__(self) -> Self:
         return self
@@ -205,7 +208,7 @@ class CasOps:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise closed("CasOps")
+            raise Closed("this CasOps is closed; nothing was asked")
         self._engine.check_not_running()
 
     def _turn(self, ticket: Ticket, ours: threading.Event) -> Known:
@@ -237,7 +240,8 @@ class Settler:
         self._engine = engine
         self._store = store
         self._waiting: deque[Unsettled] = deque()
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # entered by itself, see OneAtATime
+        self._changed = threading.Condition(self._lock)
         self._threads: list[threading.Thread] = []
         self._idle = 0  # of them
         self._lingering = 0  # of the idle ones: something waits, but not enough
@@ -253,29 +257,37 @@ class Settler:
         if ended.put_away:
             documents_done(NOTHING)  # somebody has settled them
             return
-        with self._changed:
+        with self._lock:
             accepted = len(self._waiting) < self._engine.options.settle_queue and not self._closing
             if accepted:
                 self._waiting.append((ended, documents_done))
                 self._hurried = self._hurried or hurry
                 if self._enough() or not self._lingering:
                     self._changed.notify()
-                if not self._idle and len(self._threads) < SETTLERS:
-                    thread = threading.Thread(target=self._work, name="casops-settler", daemon=True)
-                    thread.start()
-                    self._threads.append(thread)
+                if not self._idle and len(self._threads) < SETTLERS and not self._hire() and not self._threads:
+                    self._waiting.pop()
+                    accepted = False
         if not accepted:
             self._settle([(ended, documents_done)])
 
+    def _hire(self) -> bool:
+        thread = threading.Thread(target=self._work, name="casops-settler", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # this process may have no more, or is about to end
+            return False
+        self._threads.append(thread)
+        return True
+
     def hurry(self) -> None:
         """Somebody waits, perhaps for something that waits here."""
-        with self._changed:
+        with self._lock:
             if self._waiting:
                 self._hurried = True
                 self._changed.notify()
 
     def close(self) -> None:
-        with self._changed:
+        with self._lock:
             self._closing = True
             self._changed.notify_all()
             threads = list(self._threads)
@@ -285,7 +297,7 @@ class Settler:
 
     def _work(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 self._wait_for_work()
                 if not self._waiting:
                     return

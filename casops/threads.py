@@ -32,10 +32,14 @@ class Threads:
         """To be called on the event loop.  If the future is cancelled, the work goes on all the same."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._jobs.put(lambda: _carry_out(work, future, loop))
         if not self._idle.acquire(blocking=False) and self._started < self._most:
-            self._started += 1
-            threading.Thread(target=self._live, name=self._name, daemon=True).start()
+            try:
+                threading.Thread(target=self._live, name=self._name, daemon=True).start()
+                self._started += 1
+            except RuntimeError:  # this process may have no more, or is about to end
+                if self._started == 0:
+                    raise
+        self._jobs.put(lambda: _carry_out(work, future, loop))
         return future
 
     def close(self) -> None:
@@ -52,7 +56,7 @@ class Threads:
 
 async def in_thread(work: Callable[[], T]) -> T:
     """In a thread of its own: for what is rare.  If this coroutine is cancelled, the work goes on."""
-    threads = Threads(1, "casops-service")
+    threads = Threads(1, "casops-aside")
     try:
         return await threads.run(work)
     finally:

@@ -50,8 +50,8 @@ class Ticket:
 
     __slots__ = ("keys", "known", "left", "wake")
 
-    def __init__(self, keys: frozenset[Key], wake: Callable[[], None]) -> None:
-        self.keys = keys
+    def __init__(self, keys: Iterable[Key], wake: Callable[[], None]) -> None:
+        self.keys = frozenset(keys)
         self.wake = wake
         self.left = False
         self.known: dict[Key, Version] = {}  # documents as who went before has left them
@@ -63,26 +63,26 @@ class Turns:
     def __init__(self) -> None:
         self._lines: dict[Key, deque[Ticket]] = {}
 
-    def join(self, keys: Iterable[Key], wake: Callable[[], None]) -> Ticket:
-        """Stand in line.  `wake` is called at once if nobody stands before."""
-        ticket = Ticket(frozenset(keys), wake)
+    def join(self, ticket: Ticket) -> None:
+        """Stand in line.  Its `wake` is called at once if nobody stands before."""
         for key in ticket.keys:
             self._lines.setdefault(key, deque()).append(ticket)
         if self._may_go(ticket):
-            wake()
-        return ticket
+            ticket.wake()
 
     def leave(self, ticket: Ticket, known: Known = NOTHING) -> None:
         """Go, whether it was one's turn or not, and wake whoever may go now.  The second time does nothing.
 
-        `known`: documents as they are now, for who comes next.
+        `known`: documents as they are now, for who comes next.  One that Ctrl-C met while it joined, or left, is in
+        some lines only.
         """
         if ticket.left:
             return
-        ticket.left = True
         following: dict[int, Ticket] = {}
         for key in ticket.keys:
-            line = self._lines[key]
+            line = self._lines.get(key, deque())
+            if ticket not in line:
+                continue
             was_head = line[0] is ticket
             line.remove(ticket)
             if not line:
@@ -91,6 +91,7 @@ class Turns:
                 following[id(line[0])] = line[0]
                 if key in known:
                     line[0].known[key] = known[key]
+        ticket.left = True
         for each in following.values():
             if self._may_go(each):
                 each.wake()

@@ -489,12 +489,12 @@ def worker(number: int, pauses: bool) -> Generator[Wish, Any, str]:
 @pytest.mark.usefixtures("patient")
 def test_who_waits_for_something_goes_on_alone(pool: ThreadPoolExecutor) -> None:
     store = Conversing()
-    callers = Callers(store)
-    first = pool.submit(callers.run, worker(0, False))
+    callers = Callers(store, 30.0)
+    first = pool.submit(callers.run, worker(0, False), "i")
     eventually(lambda: callers._leader is not None)
     waiting: list[Future[str]] = []
     for number in range(1, 4):
-        waiting.append(pool.submit(callers.run, worker(number, number == 2)))
+        waiting.append(pool.submit(callers.run, worker(number, number == 2), "i"))
         eventually(lambda number=number: len(callers._calls) == number)  # type: ignore[misc]
     store.begin.set()
     assert first.result(SECONDS).startswith("ThreadPool")
@@ -511,7 +511,7 @@ def test_where_the_work_for_several_fails_each_goes_on_alone(
     pool: ThreadPoolExecutor, fails: BaseException, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Conversing()
-    callers = Callers(store)
+    callers = Callers(store, 30.0)
     meant = getattr(store, method)
 
     def failing(asked: Sequence[Any], /) -> Any:
@@ -520,9 +520,9 @@ def test_where_the_work_for_several_fails_each_goes_on_alone(
         return meant(asked)
 
     monkeypatch.setattr(store, method, failing)
-    first = pool.submit(callers.run, worker(0, False))
+    first = pool.submit(callers.run, worker(0, False), "i")
     eventually(lambda: callers._leader is not None)
-    waiting = [pool.submit(callers.run, worker(number, False)) for number in (1, 2)]
+    waiting = [pool.submit(callers.run, worker(number, False), "i") for number in (1, 2)]
     eventually(lambda: len(callers._calls) == 2)
     store.begin.set()
     first.result(SECONDS)
@@ -570,7 +570,7 @@ def test_who_goes_on_alone_is_driven_by_nobody_else(
     """A leader that comes back from a slow one must not touch those whose patience was over."""
     store, slow, go_on = Conversing(), threading.Event(), threading.Event()
     third, go_on_too = threading.Event(), threading.Event()
-    callers = Callers(store)
+    callers = Callers(store, 30.0)
     ran: list[int] = []
 
     def work(number: int) -> Generator[Wish, Any, int]:
@@ -586,13 +586,13 @@ def test_who_goes_on_alone_is_driven_by_nobody_else(
 
         return at_once(steps, steps)
 
-    first = pool.submit(callers.run, work(0))
+    first = pool.submit(callers.run, work(0), "i")
     eventually(lambda: callers._leader is not None)
     with monkeypatch.context() as patched:
         patched.setattr("casops.callers.PATIENCE", 3 * SECONDS)
-        waiting = [pool.submit(callers.run, work(1))]
+        waiting = [pool.submit(callers.run, work(1), "i")]
         eventually(lambda: len(callers._calls) == 1)
-        waiting += [pool.submit(callers.run, work(number)) for number in (2, 3)]
+        waiting += [pool.submit(callers.run, work(number), "i") for number in (2, 3)]
         eventually(lambda: len(callers._calls) == 3)
         store.begin.set()
         assert slow.wait(SECONDS)
@@ -603,7 +603,7 @@ def test_who_goes_on_alone_is_driven_by_nobody_else(
     eventually(lambda: not callers._calls)
     assert waiting[1].result(SECONDS) == 2
     assert third.wait(SECONDS)
-    assert pool.submit(callers.run, work(4)).result(SECONDS) == 4
+    assert pool.submit(callers.run, work(4), "i").result(SECONDS) == 4
     assert not waiting[0].done(), waiting[0].exception()
     go_on.set()
     assert waiting[0].result(SECONDS) == 1
@@ -789,11 +789,11 @@ class AsyncConversing:
 
 
 async def test_a_task_that_waits_for_something_goes_on_alone() -> None:
-    callers = AsyncCallers(AsyncConversing())
+    callers = AsyncCallers(AsyncConversing(), 30.0)
     order: list[int] = []
 
     async def ask(number: int) -> None:
-        await callers.run(worker(number, number == 0))
+        await callers.run(worker(number, number == 0), "i")
         order.append(number)
 
     await asyncio.wait_for(asyncio.gather(*(ask(number) for number in range(3))), SECONDS)
@@ -809,9 +809,9 @@ async def soon(happened: Callable[[], object]) -> None:
 async def test_a_conversation_whose_leader_was_cancelled_is_not_held_again() -> None:
     """It may be under way in a thread; who wanted it asks anew."""
     store = AsyncConversing()
-    callers = AsyncCallers(store)
+    callers = AsyncCallers(store, 30.0)
     store.may_converse.clear()
-    calls = [asyncio.create_task(callers.run(worker(number, False))) for number in range(2)]
+    calls = [asyncio.create_task(callers.run(worker(number, False), "i")) for number in range(2)]
     await soon(lambda: store.asked == 2)
     for task in callers._tasks:
         task.cancel()
@@ -822,11 +822,11 @@ async def test_a_conversation_whose_leader_was_cancelled_is_not_held_again() -> 
 
 async def test_a_task_that_was_cancelled_while_it_waited_is_not_begun() -> None:
     store = AsyncConversing()
-    callers = AsyncCallers(store)
+    callers = AsyncCallers(store, 30.0)
     store.may_converse.clear()
-    first = asyncio.create_task(callers.run(worker(0, False)))
+    first = asyncio.create_task(callers.run(worker(0, False), "i"))
     await soon(lambda: store.asked)
-    waiting = [asyncio.create_task(callers.run(worker(number, False))) for number in (1, 2)]
+    waiting = [asyncio.create_task(callers.run(worker(number, False), "i")) for number in (1, 2)]
     await soon(lambda: len(callers._calls) == 2)
     waiting[0].cancel()
     await asyncio.sleep(0)

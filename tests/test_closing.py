@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from casops import AsyncCasOps, CasOps, Documents, Options, StoreUnavailable, UsageError
+from casops import AsyncCasOps, CasOps, Closed, Documents, Options, StoreUnavailable, UsageError
 from casops.stores.memory import MemoryStore
 from tests.bank import Account, Open
 from tests.conftest import QUICK, Face
@@ -26,7 +26,7 @@ class ClosedMeanwhile:
 
     def perform(self, batch: Any, /) -> list[Any]:
         if self.closed:
-            raise UsageError("this store is closed")
+            raise Closed("this store is closed")
         return self.behind.perform(batch)
 
     def close(self) -> None:

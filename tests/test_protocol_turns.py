@@ -139,7 +139,9 @@ def test_settling_tells_nothing_of_a_document_with_an_expiry() -> None:
 
 
 def line(turns: Turns, *names: str) -> Ticket:
-    return turns.join([n(name) for name in names], lambda: None)
+    ticket = Ticket([n(name) for name in names], lambda: None)
+    turns.join(ticket)
+    return ticket
 
 
 def test_what_is_known_goes_to_who_comes_next_and_to_nobody_else() -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 
-from casops.errors import UsageError
+from casops.errors import Closed, UsageError
 from casops.messages import (
     INTENTIONS,
     RESULTS,
@@ -577,11 +577,45 @@ def test_closing_does_not_wait_for_ever(path: Path, monkeypatch: pytest.MonkeyPa
         assert body(again) == "1"
 
 
-def test_a_business_function_cannot_close_the_store_it_works_on(path: Path) -> None:
-    with closing(SqliteStore(path)) as store:
-        with pytest.raises(UsageError, match="must not ask"):
-            store.converse([lambda _: store.close()])
-        stored(store, Insert(DOC, "1"))
+def test_a_signal_handler_may_close_the_store_that_its_thread_writes_to(path: Path) -> None:
+    store = SqliteStore(path)
+    ask(store, Read(DOC))
+
+    def conversation(perform: Any) -> None:
+        perform([Insert(DOC, "1")])
+        store.close()
+
+    assert store.converse([conversation]) == [None]
+    assert (store._connection, store._reader) == (None, None)
+    with pytest.raises(Closed):
+        ask(store, Read(DOC))
+    with closing(SqliteStore(path)) as again:
+        assert body(again) == "1"
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_signal_handler_may_close_or_read_the_store_that_its_thread_reads(path: Path, closes: bool) -> None:
+    store = SqliteStore(path)
+    stored(store, Insert(DOC, "1"))
+    heard: list[Any] = []
+
+    def clock() -> float:  # it is looked at in the middle of a read
+        if not heard:
+            heard.append("here")
+            if closes:
+                store.close()
+            else:
+                heard.append(ask(store, Read(DOC)))
+        return time.time()
+
+    store._clock = clock
+    if closes:
+        with pytest.raises(Closed):
+            ask(store, Read(DOC))
+        assert store._reader is None
+    else:
+        assert ask(store, Read(DOC)) == heard[1]
+        store.close()
 
 
 async def test_closing_the_async_front(path: Path) -> None:

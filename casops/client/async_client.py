@@ -38,7 +38,7 @@ from casops.client.recovering import TOGETHER, Left, Recovered, operation_of
 from casops.client.servers import Server
 from casops.client.telling import log, tell
 from casops.client.translating import asked_of, check_urls, looked_up, outcome_of
-from casops.errors import CasOpsError, InvariantViolation, OutcomeUnknown, UsageError, closed
+from casops.errors import CasOpsError, Closed, InvariantViolation, OutcomeUnknown, UsageError
 from casops.ids import check_id
 from casops.operations import Operation, result_adapter
 from casops.outcome import Outcome, Pending
@@ -325,7 +325,7 @@ class AsyncClient:
     def _check_usable(self) -> None:
         self._check_process()
         if self._closed:
-            raise closed("client")
+            raise Closed("this client is closed; nothing was asked")
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop

@@ -23,7 +23,7 @@ from casops.client.notices import Counters, Notice
 from casops.client.options import ClientOptions
 from casops.client.pending import Asked
 from casops.client.recovering import Recovered
-from casops.errors import UsageError, closed
+from casops.errors import Closed, UsageError
 from casops.operations import Operation
 from casops.outcome import Outcome, Pending
 
@@ -150,8 +150,8 @@ class Client:
             raise UsageError("on_notice must not call the client: it would wait for itself")
         with self._closing:
             if self._closed:
-                raise closed("client")
+                raise Closed("this client is closed; nothing was asked")
             try:
                 return asyncio.run_coroutine_threadsafe(work, self._loop)
             except RuntimeError:  # a signal handler has closed it just now
-                raise closed("client") from None
+                raise Closed("this client is closed; nothing was asked") from None

@@ -56,6 +56,7 @@ _KIND_OF_ERROR: Final[tuple[tuple[type[CasOpsError], ProblemKind], ...]] = (
     (errors.Contended, "contended"),
     (errors.OutcomeUnknown, "outcome-unknown"),
     (errors.StoreUnavailable, "store-unavailable"),
+    (errors.Closed, "store-unavailable"),
     (errors.UsageError, "usage"),
     (errors.InvariantViolation, "invariant-violation"),
     (errors.CasOpsError, "usage"),  # a subclass of an application's own, raised by its `apply`

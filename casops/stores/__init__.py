@@ -19,7 +19,8 @@ The requests and replies are in casops.messages.  What a store owes to the proto
  3. `Stored` means durable: a crash of the process or, where the store promises it, of the machine
     does not undo it.  Anything less certain is `Unknown`: "may be applied, now or later".
     `Refused`, `Exists` and `Mismatch` promise that the write was not and will not be applied.
-    When in doubt, `Unknown`.  `perform` raises for programming errors only.
+    When in doubt, `Unknown`.  `perform` raises for programming errors only, and `Closed` if it was closed before
+    anything of the batch was done; whatever else it raises, the batch may have been carried out.
  4. A read sees every write acknowledged before it began.
  5. Three states of a document: nothing at all (`Missing`), a tombstone (a `Version` without a body, with or
     without a stage), and live.  Ordinary programs see only live ones, and never a stage.

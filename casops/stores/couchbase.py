@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from casops.errors import StoreUnavailable, UsageError, closed
+from casops.errors import Closed, StoreUnavailable, UsageError
 from casops.messages import INTENTIONS, AtOnce, Forget, Read, Refused, Reply, Scan, StoreRequest, Unknown
 from casops.stores.couchbase_calls import Answer, Call, Calls, answer, send
 from casops.stores.couchbase_clock import ServerClock
@@ -115,7 +115,7 @@ class _Shared:
         if os.getpid() != self.pid:
             raise UsageError("this store was opened before a fork, which its connections do not survive; open it after")
         if self.closed:
-            raise closed("store")
+            raise Closed("this store is closed; nothing was asked")
 
 
 class CouchbaseStore:

@@ -23,7 +23,9 @@ class OneAtATime:
     """Used by any number of threads; each takes it once at a time."""
 
     def __init__(self) -> None:
-        self._free = threading.Condition()
+        # Entered by itself: of a condition that is Python code, and Ctrl-C may leave the lock within locked.
+        self._lock = threading.RLock()
+        self._free = threading.Condition(self._lock)
         self._holder = 0  # a thread's number
 
     @property
@@ -37,7 +39,7 @@ class OneAtATime:
     def take(self, seconds: float, *, unless: Callable[[], bool]) -> bool:
         """Wait for it.  False: it was not free for so long, or there is no need any more."""
         until = time.monotonic() + seconds
-        with self._free:
+        with self._lock:
             while self._holder and not unless():
                 left = until - time.monotonic()
                 if left <= 0:
@@ -52,5 +54,5 @@ class OneAtATime:
         """Let others have it, if it is this thread's."""
         if self.mine:
             self._holder = 0  # before anything that waits and can be interrupted
-            with self._free:
+            with self._lock:
                 self._free.notify_all()  # some of them may have no need any more

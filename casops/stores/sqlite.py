@@ -40,12 +40,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
-from casops.errors import StoreUnavailable, UsageError, closed
+from casops.errors import Closed, StoreUnavailable, UsageError
 from casops.messages import Refused, Reply, StoreRequest, Unknown
 from casops.stores import TalkTo, sqlite_forks
 from casops.stores.one_at_a_time import OneAtATime
@@ -53,16 +52,20 @@ from casops.stores.rows import TOMBSTONES
 from casops.stores.sqlite_batches import Batch, talk
 from casops.stores.sqlite_documents import Transaction
 from casops.stores.sqlite_file import (
+    Identity,
     certainly_not_committed,
     connect,
     explain,
     identity,
+    log_identity,
     open_file,
     until_free,
 )
+from casops.threads import Threads, in_thread
 
 __all__ = ["BUSY_TIMEOUT", "AsyncSqliteStore", "SqliteStore"]
 
+T = TypeVar("T")
 logger = logging.getLogger("casops")
 
 # Seconds to wait for other processes.  A group takes milliseconds: whoever waits this long meets a stopped
@@ -133,8 +136,10 @@ class SqliteStore:
         self._clock = clock
         self._connection: sqlite3.Connection | None = open_file(self._path, busy_timeout=busy_timeout, create=True)
         self._identity = identity(self._path)
+        self._log = log_identity(self._path)  # that the connection which writes has open
         self._reader: sqlite3.Connection | None = None
-        self._reading = threading.Lock()
+        self._readers_log: Identity | None = None
+        self._reading = threading.RLock()  # a signal handler may close the store, or read, in the middle of a read
         self._forks = sqlite_forks.forks()
         sqlite_forks.note_open(self, self._identity)
         self._writing = OneAtATime()
@@ -142,6 +147,11 @@ class SqliteStore:
         self._sound = True  # the connection that writes: no transaction is open, no error was seen
         self._closed = False
         self._to_checkpoint = CHECKPOINT_EVERY  # at once: the processes before may have been too short-lived for it
+
+    @property
+    def longest_wait(self) -> float:
+        """Seconds that a call waits for other threads and processes at most."""
+        return LONGEST_WAIT + self._busy_timeout
 
     def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
         """One reply for each request; blocks until they are durable.
@@ -166,13 +176,13 @@ class SqliteStore:
         """Wait for who is at work and close the file.  May be called twice."""
         if sqlite_forks.forks() != self._forks:
             return  # the locks and the connection are the parent's
-        self._check_not_writing()
         self._closed = True  # from here on nobody begins
-        try:
-            if self._writing.take(LONGEST_WAIT + self._busy_timeout, unless=lambda: False):
-                self._disconnect()
-        finally:
-            self._writing.leave()
+        if not self._writing.mine:  # else a signal handler came in between; who writes disconnects when it is done
+            try:
+                if self._writing.take(self.longest_wait, unless=lambda: False):
+                    self._disconnect()
+            finally:
+                self._writing.leave()
         with self._reading:
             self._stop_reading()
         sqlite_forks.note_closed(self)
@@ -186,11 +196,13 @@ class SqliteStore:
 
     def _check_not_writing(self) -> None:
         if self._writing.mine:  # it would wait for itself
-            raise UsageError("a business function must not ask the store it works on; it has its documents")
+            error = UsageError("a business function, or a signal handler, must not ask the store that it interrupts")
+            error.happened, error.retry = None, True  # should a handler raise it, into whatever it has interrupted
+            raise error
 
     def _check_open(self) -> None:
         if self._closed:
-            raise closed("store")
+            raise Closed("this store is closed; nothing was asked")
 
     def _read(self, asked: Batch) -> bool:
         """Answer beside the one that writes.  False: this must be done, or its error told, in the place of that one."""
@@ -199,7 +211,8 @@ class SqliteStore:
             try:
                 if self._reader is None:
                     self._reader = open_file(self._path, busy_timeout=0, create=False)
-                if self._identity is None or identity(self._path) != self._identity:
+                    self._readers_log = log_identity(self._path)
+                if not self._there(self._readers_log):
                     self._stop_reading()  # it may have opened the other file, which may go away again
                     return False
                 transaction = Transaction(
@@ -228,7 +241,7 @@ class SqliteStore:
         try:
             try:
                 self._jobs.append(job)
-                if self._writing.take(LONGEST_WAIT + self._busy_timeout, unless=lambda: job.done):
+                if self._writing.take(self.longest_wait, unless=lambda: job.done):
                     while job in self._jobs:
                         self._check_open()  # close may have come in between
                         self._work_off()
@@ -251,9 +264,11 @@ class SqliteStore:
 
     def _work_off(self) -> None:
         """All that wait, in one transaction."""
-        group = [self._jobs.popleft()]
-        while self._jobs and sum(job.size for job in group) + self._jobs[0].size <= TOGETHER:
+        group: list[_Job] = []
+        with suppress(IndexError):  # whoever is interrupted withdraws
             group.append(self._jobs.popleft())
+            while sum(job.size for job in group) + self._jobs[0].size <= TOGETHER:
+                group.append(self._jobs.popleft())
         failed = self._carry_out([job.work for job in group], reading=all(job.reading for job in group))
         for job in group:
             job.outcome, job.done = failed, True
@@ -301,11 +316,24 @@ class SqliteStore:
         return transaction
 
     def _connected(self, *, look: bool = True) -> sqlite3.Connection:
-        if (look or self._connection is None) and (self._identity is None or identity(self._path) != self._identity):
-            raise StoreUnavailable(f"the file was moved, removed or replaced while it was open: {self._path}")
         if self._connection is None:
+            if not self._there(None):
+                raise StoreUnavailable(f"the file was moved, removed or replaced while it was open: {self._path}")
             self._connection = open_file(self._path, busy_timeout=self._busy_timeout, create=False)
+            self._log = log_identity(self._path)
+        elif look and not self._there(self._log):
+            raise StoreUnavailable(
+                f"the file, or its -wal or -shm, was moved, removed or replaced while it was open: {self._path}"
+            )
         return self._connection
+
+    def _there(self, log: Identity | None) -> bool:
+        """Whether the path names the file still, and this log is beside it (None: whatever log)."""
+        if self._identity is None or identity(self._path) != self._identity:
+            return False
+        if log is not None and log_identity(self._path) != log:
+            self._identity = None  # for good: what was written to the log that is gone, others do not have
+        return self._identity is not None
 
     def _disconnect(self) -> None:
         connection = self._connection
@@ -343,30 +371,37 @@ class AsyncSqliteStore:
 
     def __init__(self, store: SqliteStore) -> None:
         self.store = store
-        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="casops-sqlite")
+        self._threads = Threads(WORKERS, "casops-sqlite")  # daemons: a function that hangs must not keep the process
+        self._under_way: set[asyncio.Future[Any]] = set()
         self._closing = False
 
     async def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
         """As SqliteStore.perform.  Cancelling does not stop the write: its outcome is then unknown."""
-        self.check_usable()  # here too: after a fork the pool has no threads and would wait for ever
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self.store.perform, tuple(batch))
+        self.check_usable()  # here too: after a fork there are no threads and it would wait for ever
+        return await self._run(partial(self.store.perform, tuple(batch)))
 
     async def converse(self, conversations: Sequence[TalkTo], /) -> list[Refused | Unknown | None]:
         """As SqliteStore.converse.  Cancelling does not stop it: its outcome is then unknown."""
         self.check_usable()
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self.store.converse, tuple(conversations))
+        return await self._run(partial(self.store.converse, tuple(conversations)))
 
     def check_usable(self) -> None:
         """As SqliteStore.check_usable."""
         self.store.check_usable()
         if self._closing:  # its threads take nothing any more, while those under way come to their end
-            raise closed("store")
+            raise Closed("this store is closed; nothing was asked")
 
     async def close(self) -> None:
-        """Wait for writes under way, cancelled ones too, then close the store."""
+        """Wait for writes under way, cancelled ones too, then close the store; not for ever, as SqliteStore.close."""
         self._closing = True
-        await asyncio.to_thread(self._shut)
+        loop = asyncio.get_running_loop()
+        if under_way := [each for each in self._under_way if each.get_loop() is loop]:
+            await asyncio.wait(under_way, timeout=self.store.longest_wait)
+        self._threads.close()
+        await in_thread(self.store.close)
 
-    def _shut(self) -> None:
-        self._pool.shutdown(wait=True)
-        self.store.close()
+    async def _run(self, work: Callable[[], T]) -> T:
+        future = self._threads.run(work)
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return await future

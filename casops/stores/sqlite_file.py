@@ -76,7 +76,7 @@ SETTINGS: Final = (
 # Statements a connection keeps compiled: all of casops.stores.sqlite_documents, for each number of keys.
 STATEMENTS: Final = 128
 
-Identity = tuple[int, int]  # device and inode: tells whether a path still names the file that was opened
+Identity = tuple[int, ...]  # device and inode: tells whether a path still names the file that was opened
 
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 
@@ -94,7 +94,7 @@ _WHY: Final = {
     sqlite3.SQLITE_PERM: "the file or its folder may not be written by this user",
     sqlite3.SQLITE_CANTOPEN: "the file, or the -wal or -shm file beside it, cannot be opened by this user",
     sqlite3.SQLITE_NOTADB: "this file is not a SQLite database; choose another path",
-    sqlite3.SQLITE_CORRUPT: "the database is damaged; stop, keep the file and its -wal, and restore a backup",
+    sqlite3.SQLITE_CORRUPT: "the database is damaged; move it, its -wal and its -shm away, and put a backup there",
     sqlite3.SQLITE_NOMEM: "there is no memory left",
 }
 
@@ -146,6 +146,17 @@ def identity(path: str) -> Identity | None:
     return found.st_dev, found.st_ino
 
 
+def log_identity(path: str) -> Identity | None:
+    """Which log and which index of it stand beside the database.
+
+    They stay the same for as long as anybody has it open (https://www.sqlite.org/walformat.html, 1.2).  Where somebody
+    has removed them nevertheless, those who had them open and those who came later would not see each other's writes.
+    """
+    real = os.path.realpath(path)  # SQLite follows links, too
+    log, index = identity(f"{real}-wal"), identity(f"{real}-shm")
+    return None if log is None or index is None else (*log, *index)
+
+
 def until_free(action: Callable[[], T], seconds: float) -> T:
     """Do it as soon as no lock is in the way; after `seconds` raise what SQLite says."""
     deadline = time.monotonic() + seconds
@@ -190,8 +201,11 @@ def _look(path: str, *, create: bool) -> None:
     """What SQLite would only call "unable to open database file"."""
     folder = os.path.dirname(path) or "."
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a directory; a pipe would even block
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):  # a directory; a pipe would even block
             raise StoreUnavailable(f"this is not a file, name a file for the database: {path}")
+        if found.st_nlink > 1:  # the log is beside each: who opens the one does not see what is written by the other
+            raise StoreUnavailable(f"this file has {found.st_nlink} names (hard links); remove all but one: {path}")
     except FileNotFoundError as error:
         if not os.path.isdir(folder):
             raise StoreUnavailable(f"the folder does not exist, create it first: {folder}") from error
