@@ -9,6 +9,7 @@ Must not be in here: anything that is not the twin of something in front.py.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
@@ -45,6 +46,8 @@ class AsyncCasOps:
         operations: Iterable[type[Operation[Any]]] = (),
         worker: str | None = None,
     ) -> None:
+        if not inspect.iscoroutinefunction(store.perform):
+            raise UsageError(f"an async store is needed, not {store!r:.80}; CasOps takes this one")
         self._engine = Engine(options or Options(), operations, worker or worker_name())
         self._store = store
         self._loop: asyncio.AbstractEventLoop | None = None  # whose tasks use this

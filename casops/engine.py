@@ -6,7 +6,7 @@ Must not be in here: I/O, threads, asyncio.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from casops.business import OperationWork, decode_result
 from casops.conversations import Wish, at_once
@@ -291,7 +291,7 @@ class Engine:
             operation=intention.operation if intention else record.operation if record else None,
             since=intention.at if intention else None,
             worker=intention.worker if intention else None,
-            state="declared" if record is None else "proposed" if record.state == "proposed" else "open",
+            state=_how_far(each),
             failures=intention.failures if intention else 0,
             last_error=intention.last_error if intention else None,
             parked=self._parked(each),
@@ -303,6 +303,13 @@ class Engine:
 def _check_ref(ref: Ref[Any]) -> None:
     if not isinstance(ref, Ref):
         raise UsageError(f"a reference is needed, as Account.ref(id) gives it, not {ref!r:.80}")
+
+
+def _how_far(each: Declared) -> Literal["declared", "open", "proposed", "ended"]:
+    record = each.standing.record
+    if each.ended:
+        return "ended"
+    return "declared" if record is None else "proposed" if record.state == "proposed" else "open"
 
 
 def describe(error: BaseException) -> str:

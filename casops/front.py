@@ -5,6 +5,7 @@ Must not be in here: anything that the twin would have to repeat, other than cal
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import socket
@@ -20,7 +21,7 @@ from casops.callers import Callers
 from casops.documents import D, Ref
 from casops.drivers import drive
 from casops.engine import Engine, describe
-from casops.errors import Closed
+from casops.errors import Closed, UsageError
 from casops.operations import Operation
 from casops.options import Options
 from casops.outcome import Outcome, Pending, Recovery, Snapshot
@@ -68,6 +69,8 @@ class CasOps:
         operations: Iterable[type[Operation[Any]]] = (),
         worker: str | None = None,
     ) -> None:
+        if inspect.iscoroutinefunction(store.perform):
+            raise UsageError(f"this is an async store, which AsyncCasOps takes: {store!r:.80}")
         self._engine = Engine(options or Options(), operations, worker or worker_name())
         self._store = store
         # One that converses has one writer at a time: no turns are needed.

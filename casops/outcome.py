@@ -55,7 +55,8 @@ class Pending:
     since: float | None
     """Seconds since 1970 by the clock of the worker that declared it."""
     worker: str | None
-    state: Literal["declared", "open", "proposed"]
+    state: Literal["declared", "open", "proposed", "ended"]
+    """ended: it has an outcome, and is not settled (after a sweep that could not)."""
     failures: int
     last_error: str | None
     parked: bool

@@ -67,6 +67,15 @@ async def test_who_is_in_the_middle_when_the_store_is_closed_is_not_told_that_it
         assert later.read(Account.ref("a")) == Account(balance=Decimal(1))
 
 
+async def test_a_store_of_the_other_kind_is_told_before_anything_is_declared() -> None:
+    sync: Any = MemoryStore()
+    with pytest.raises(UsageError, match="an async store is needed"):
+        AsyncCasOps(sync)
+    other: Any = AsyncClosedMeanwhile()
+    with pytest.raises(UsageError, match="which AsyncCasOps takes"):
+        CasOps(other)
+
+
 async def test_who_comes_to_a_closed_store_is_told_so() -> None:
     store = AsyncClosedMeanwhile()
     await store.close()

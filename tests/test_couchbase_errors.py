@@ -121,7 +121,7 @@ def test_an_exception_without_a_class_of_its_own_means_what_its_code_says(code: 
 
 @pytest.mark.parametrize("meaning", Meaning)
 def test_a_meaning_that_does_not_fit_its_call_never_becomes_a_certain_answer(meaning: Meaning) -> None:
-    certain = {Meaning.REFUSED, Meaning.TOO_LARGE, Meaning.NO_COLLECTION}
+    certain = {Meaning.REFUSED, Meaning.TOO_LARGE, Meaning.UNFIT, Meaning.NO_COLLECTION}
     reply = refusal(Trouble(meaning, "why"))
     assert isinstance(reply, Refused if meaning in certain else Unknown)
 

@@ -401,6 +401,7 @@ async def test_a_client_that_overwrites_a_staged_document_is_told_loudly_and_not
             assert (await casops.cancel("close")).status == "cancelled"  # else it would happen later
             recovery = await casops.recover()
             assert any("another program wrote" in left.note for left in recovery.left)
+            assert {(left.operation_id, left.state) for left in recovery.left} == {("t", "ended")}
             # What was answered stays answered, and the other document has its part of it.
             assert await casops.run(TRANSFER, operation_id="t") == Receipt(left=Decimal(70))
             assert (await casops.read(BOB)).balance == 30

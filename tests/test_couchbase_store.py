@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from casops.errors import StoreUnavailable, UsageError
+from casops.errors import Closed, StoreUnavailable, UsageError
 from casops.messages import (
     INTENTIONS,
     RESULTS,
@@ -46,10 +46,12 @@ from casops.messages import (
     Version,
 )
 from casops.stores.couchbase import AsyncCouchbaseStore, CouchbaseStore
+from casops.stores.couchbase_calls import usable_sdk
 from casops.stores.couchbase_places import SHARDS, Settings, shard_of
 from casops.stores.couchbase_sdk import async_cluster, auth, cluster, exceptions, options, subdocument
 from casops.stores.opening import open_async_store, open_store
 from casops.testing.couchbase_server import CouchbaseServer
+from casops.testing.couchbase_server.documents import Documents as ServerDocuments
 from tests.couchbase import impatient
 
 DOC = Key("accounts", "alice")
@@ -559,10 +561,31 @@ def test_a_body_that_is_nested_too_deep_cannot_be_staged(opened: Callable[..., P
     refused, fits = ('{"a":' * depth + "1" + "}" * depth for depth in (40, 25))
     (reply,) = perform(Replace(DOC, stored.cas, Body.KEEP, Stage("1", refused)))
     assert isinstance(reply, Refused)
+    assert reply.lasting
+    assert "nested deeper than 29 levels" in reply.why
     assert isinstance(perform(Replace(DOC, stored.cas, Body.KEEP, Stage("1", fits)))[0], Stored)
 
 
 # --- intentions --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", [{"foo": {}}, {"": {}}, 5, {"v1": {}, "x": 1}, None])
+def test_intentions_that_another_program_has_damaged_are_told(
+    server: CouchbaseServer, opened: Callable[..., Perform], damage: Any
+) -> None:
+    prefix = f"{time.monotonic_ns()}-"
+    perform = opened(prefix=prefix)
+    assert isinstance(perform(Insert(Key(INTENTIONS, "i"), "{}"))[0], Stored)
+    shard = f"{prefix}_casops.intentions/{shard_of('i'):02}"
+    with client(server) as bucket:
+        bucket.collection("casops").mutate_in(shard, (subdocument.upsert("i", damage),))
+    replies = [*perform(Read(Key(INTENTIONS, "i"))), *perform(Scan(f"{shard_of('i')}:"))]
+    for reply in replies:
+        if damage == {"v1": {}, "x": 1}:  # the first counts
+            assert isinstance(reply, Version | Page)
+        else:
+            assert isinstance(reply, Refused)
+            assert f"{shard} were changed by another program" in reply.why
 
 
 def test_edits_of_a_batch_go_out_in_one_call_per_shard(server: CouchbaseServer, opened: Callable[..., Perform]) -> None:
@@ -765,6 +788,94 @@ async def test_a_connection_that_cannot_be_made_after_opening_is_tried_again_at_
         server.start()
     assert await store.perform([Read(DOC)]) == [Missing()]
     await store.close()
+
+
+async def test_all_who_wait_for_a_connection_share_one_attempt(server: CouchbaseServer) -> None:
+    """Each made one of its own, one after the other: a hundred callers waited for minutes, and so did closing."""
+    store = open_async_store(f"{server.url}?timeout=1&prefix={time.monotonic_ns()}-")
+    assert isinstance(store, AsyncCouchbaseStore)
+    assert store._connect is not None
+    attempts, connect = 0, store._connect
+
+    async def counted() -> Any:
+        nonlocal attempts
+        attempts += 1
+        return await connect()
+
+    store._connect = counted
+    server.stop()
+    try:
+        calls = [asyncio.create_task(store.perform([Read(DOC)])) for _ in range(20)]
+        await asyncio.sleep(0.01)
+        calls[0].cancel()
+        replies = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(replies[0], asyncio.CancelledError)
+        assert all(isinstance(each, list) and isinstance(each[0], Refused) for each in replies[1:])
+        assert attempts == 1
+    finally:
+        server.start()
+    assert await asyncio.gather(*(store.perform([Read(DOC)]) for _ in range(5))) == [[Missing()]] * 5
+    assert attempts == 2
+    await store.close()
+
+
+def test_a_connection_is_of_the_event_loop_that_it_was_made_in(server: CouchbaseServer) -> None:
+    store = open_async_store(f"{server.url}?prefix={time.monotonic_ns()}-")
+
+    async def ask() -> list[Reply]:
+        async with asyncio.timeout(30):
+            return await store.perform([Read(DOC)])
+
+    async def both() -> None:
+        await ask()
+        with pytest.raises(UsageError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, ask())
+
+    for _ in range(2):
+        assert asyncio.run(ask()) == [Missing()]
+    asyncio.run(both())
+    asyncio.run(store.close())
+    with pytest.raises(Closed):
+        asyncio.run(ask())
+
+
+async def test_a_bucket_of_ones_own_is_of_one_event_loop(server: CouchbaseServer) -> None:
+    store = AsyncCouchbaseStore(SimpleNamespace(default_scope=None))
+    store._loop = asyncio.new_event_loop()
+    store._loop.close()
+    with pytest.raises(UsageError, match="another event loop"):
+        await store.perform([Read(DOC)])
+
+
+def test_a_maximum_time_to_live_of_the_records_is_told_at_open(
+    server: CouchbaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server then lets every record expire: operations happened twice, and answered ones were undone."""
+    put = ServerDocuments._put
+
+    def with_maximum(self: Any, key: Any, version: Any) -> Any:
+        if not version.deleted and b"ttl-" in key[1]:
+            version = version._replace(expiry=int(time.time()) + 3600)
+        return put(self, key, version)
+
+    monkeypatch.setattr(ServerDocuments, "_put", with_maximum)
+    with pytest.raises(StoreUnavailable, match="maximum time to live"):
+        open_store(server.url + "?prefix=ttl-")
+    open_store(server.url + "?prefix=other-").close()
+
+
+def test_a_version_of_the_sdk_that_is_built_otherwise_is_told_at_open(
+    server: CouchbaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("casops.stores.couchbase_opening.usable_sdk", lambda _: False)
+    with pytest.raises(StoreUnavailable, match="this version of the Couchbase SDK is not known"):
+        open_store(server.url)
+    assert usable_sdk(object()) is False
+
+
+def test_a_certificate_that_is_not_there_is_told(server: CouchbaseServer) -> None:
+    with pytest.raises(StoreUnavailable, match=r"the certificate /nope.pem cannot be read: No such file"):
+        open_store("couchbases://u:p@127.0.0.1/default?certificate=/nope.pem")
 
 
 @pytest.mark.parametrize("face", ["sync", "async"])

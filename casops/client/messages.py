@@ -68,7 +68,7 @@ class Found(BaseModel):
     result: Any = None
     refusal: Refusal | None = None
     attempts: int = 0
-    state: Literal["declared", "open", "proposed"] = "declared"
+    state: Literal["declared", "open", "proposed", "ended"] = "declared"
     since: float | None = None
     worker: str | None = None
     failures: int = 0

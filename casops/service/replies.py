@@ -47,7 +47,7 @@ class OutcomeDocument(BaseModel):
     """If it was declined."""
     attempts: int | None = None
     """Attempts of all servers that were written down, if it has ended."""
-    state: Literal["declared", "open", "proposed"] | None = None
+    state: Literal["declared", "open", "proposed", "ended"] | None = None
     """If it is pending: how far."""
     since: float | None = None
     """If it is pending: seconds since 1970 by the clock of the server that declared it."""

@@ -102,6 +102,11 @@ class _Shared:
         self.check_usable()
         return Plan(batch, self.documents, self.intentions)
 
+    def connect_to(self, where: Any) -> None:
+        """Use this connection from now on."""
+        self.where = where
+        self._collections.clear()
+
     def collection(self, place: Place) -> Any:
         """The SDK's collection that a place is in."""
         name = (place.scope, place.collection)
@@ -198,14 +203,16 @@ class AsyncCouchbaseStore:
     ) -> None:
         self._shared = _Shared(where, settings)
         self._connect = connect
-        self._connecting = asyncio.Lock()
+        self._attempt: asyncio.Task[tuple[Any, Callable[[], Awaitable[None]]]] | None = None  # to connect
         self._close: Callable[[], Awaitable[None]] | None = None
         self._locks = {lane.place: asyncio.Lock() for lane in self._shared.intentions.lanes}
         self._under_way: set[asyncio.Task[Any]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None  # that the connection belongs to
 
     async def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
         """As CouchbaseStore.perform.  Cancelling does not stop the writes: their outcome is then unknown."""
         self._shared.check_usable()
+        self._adopt_loop()
         return await self._shielded(self._perform(batch))
 
     async def close(self) -> None:
@@ -213,10 +220,26 @@ class AsyncCouchbaseStore:
         if self._shared.closed or os.getpid() != self._shared.pid:
             return
         self._shared.closed = True
+        if self._loop is not asyncio.get_running_loop():
+            return  # nothing is under way, and what is connected cannot be reached from here
         if self._under_way:
             await asyncio.wait(self._under_way)
         if self._close is not None:
             await self._close()
+
+    def _adopt_loop(self) -> None:
+        """The SDK's connection is of use in the event loop only that it was made in.  Raises UsageError."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
+        if self._loop is not None:
+            if self._connect is None or not self._loop.is_closed():
+                raise UsageError("the connection of this store belongs to another event loop: open one for each")
+            self._shared.connect_to(None)
+            self._attempt = self._close = None
+            self._locks = {lane.place: asyncio.Lock() for lane in self._shared.intentions.lanes}
+            self._under_way = set()
+        self._loop = loop
 
     async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.create_task(work)
@@ -245,9 +268,15 @@ class AsyncCouchbaseStore:
         return plan.answers()
 
     async def _connected(self) -> None:
-        async with self._connecting:
-            if self._shared.where is None and self._connect is not None:
-                self._shared.where, self._close = await self._connect()
+        """All who wait share one attempt, and what it comes to."""
+        if self._attempt is None or self._attempt.done():
+            assert self._connect is not None
+            self._attempt = asyncio.ensure_future(self._connect())
+            self._under_way.add(self._attempt)
+            self._attempt.add_done_callback(self._done)
+        where, self._close = await asyncio.shield(self._attempt)
+        if self._shared.where is None:
+            self._shared.connect_to(where)
 
     async def _run(self, steps: Generator[Call, Answer | Trouble, T]) -> T:
         came: Any = None

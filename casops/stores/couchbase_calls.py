@@ -20,7 +20,7 @@ from casops.stores.couchbase_sdk import constants, durability, subdocument
 from casops.stores.couchbase_specs import changes_a_field
 from casops.values import value
 
-__all__ = ["FOREVER", "LOCKED", "SHORT", "Answer", "Call", "Calls", "Lifetime", "answer", "send"]
+__all__ = ["FOREVER", "LOCKED", "SHORT", "Answer", "Call", "Calls", "Lifetime", "answer", "send", "usable_sdk"]
 
 # Specs: one part of a sub-document call.
 Specs = Sequence[Any]
@@ -192,11 +192,19 @@ def send(collection: Any, call: Call) -> Any:
     # The SDK takes a lifetime only as seconds from now, and from 30 days on adds the clock of this machine to it.
     # An expiry that is given back must be the same to the second, or a document in much use would never expire;
     # so the request is built as the SDK's own methods build it, and the moment put in.
-    parts = collection._impl
+    parts = collection._impl  # looked for at opening, see usable_sdk
     build = getattr(parts.request_builder, f"build_{call.method}_request")
     request = build(call.place.key, *call.arguments, None, **call.options)
     request.expiry = call.expires
     return getattr(parts, call.method)(request, None)
+
+
+def usable_sdk(collection: Any) -> bool:
+    """Whether this version of the SDK is built as `send` takes for granted."""
+    parts = getattr(collection, "_impl", None)
+    methods = ("insert", "replace", "mutate_in")
+    builder = getattr(parts, "request_builder", None)
+    return all(hasattr(parts, each) and hasattr(builder, f"build_{each}_request") for each in methods)
 
 
 def answer(call: Call, result: Any) -> Answer:

@@ -211,6 +211,11 @@ def refusal(trouble: Trouble, place: Place | None = None) -> Unknown | Refused:
     if trouble.meaning is Meaning.TOO_LARGE:
         why = f"too large for Couchbase, which takes 20 MiB of body and stage together: {trouble.why}"
         return Refused(why, lasting=True)
+    if trouble.meaning is Meaning.UNFIT:
+        why = (
+            f"a document that Couchbase does not take (nested deeper than 29 levels, or not quite JSON): {trouble.why}"
+        )
+        return Refused(why, lasting=True)
     if trouble.meaning is Meaning.NO_COLLECTION:
         where = f"{place.scope}.{place.collection}" if place else "of this document"
         return Refused(

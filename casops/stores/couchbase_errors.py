@@ -35,6 +35,7 @@ class Meaning(Enum):
     FIELD_MISSING = "field missing"  # not done: a path to be removed or moved is not there
     ALIVE = "alive"  # not done: what was to be revived is no tombstone
     TOO_LARGE = "too large"  # not done
+    UNFIT = "unfit"  # not done: the server does not take this in a part of a document
     NO_COLLECTION = "no collection"  # not done, as far as a read is concerned
 
 
@@ -88,15 +89,18 @@ _REFUSED = (
     sdk.DocumentNotJsonException,
     sdk.DocumentNotLockedException,
     sdk.DeltaInvalidException,
-    sdk.InvalidValueException,
-    sdk.SubdocCantInsertValueException,
-    sdk.NumberTooBigException,
     sdk.PathInvalidException,
     sdk.PathMismatchException,
     sdk.PathTooBigException,
     sdk.PathTooDeepException,
-    sdk.ValueTooDeepException,
     sdk.InvalidIndexException,
+)
+
+_UNFIT = (
+    sdk.InvalidValueException,
+    sdk.NumberTooBigException,
+    sdk.SubdocCantInsertValueException,
+    sdk.ValueTooDeepException,
 )
 
 # Of services that no call of a store uses: they say nothing of a document.
@@ -147,6 +151,7 @@ _FOREIGN = (
 MEANINGS: Final[dict[type[BaseException], Meaning]] = {
     **dict.fromkeys(_UNKNOWN + _FOREIGN, Meaning.UNKNOWN),
     **dict.fromkeys(_REFUSED, Meaning.REFUSED),
+    **dict.fromkeys(_UNFIT, Meaning.UNFIT),
     sdk.DocumentExistsException: Meaning.EXISTS,
     sdk.DocumentNotFoundException: Meaning.MISSING,
     sdk.CasMismatchException: Meaning.MOVED,

@@ -56,6 +56,9 @@ EditRequest: TypeAlias = Insert | Replace | Remove | Forget
 # What Couchbase takes in one sub-document call.
 MAX_PARTS: Final = 16
 
+# What comes of a field that no intention of ours is in.
+DAMAGED: Final = (ValueError, AttributeError, TypeError, RecursionError)
+
 _CURSOR: Final = re.compile(r"|[0-9]{1,2}:.*", re.DOTALL)
 
 _FULL: Final = (
@@ -160,7 +163,10 @@ class Intentions:
             return Missing() if answer.meaning is Meaning.MISSING else refusal(answer, place)
         if answer.fields[0] is None:
             return Missing()
-        entry = _entry(request.key.id, json.loads(answer.fields[0]))
+        try:
+            entry = _entry(request.key.id, json.loads(answer.fields[0]))
+        except DAMAGED as error:
+            return _damaged(place, error)
         return Version(entry.cas, entry.body) if entry else Missing()
 
     def _change(self, place: Place, parts: Sequence[Any]) -> Generator[Call, Answer | Trouble, Answer | Trouble]:
@@ -182,18 +188,31 @@ class Intentions:
         if isinstance(answer, Trouble) and answer.meaning is not Meaning.MISSING:
             return refusal(answer, self.lanes[shard].place)
         text = None if isinstance(answer, Trouble) else answer.fields[0]
-        fields: dict[str, dict[str, Any]] = {} if text is None else json.loads(text)
-        found: list[Entry] = []
-        size = 0
-        for id, versions in sorted((id_at(name), versions) for name, versions in fields.items()):
-            entry = _entry(id, versions) if id > after else None
-            if entry is None:
-                continue
-            if len(found) == PAGE_ENTRIES or (found and size + len(entry.body) > PAGE_BYTES):
-                return Page(tuple(found), f"{shard}:{found[-1].id}")
-            found.append(entry)
-            size += len(entry.body)
-        return Page(tuple(found), None if shard + 1 == SHARDS else f"{shard + 1}:")
+        try:
+            return _page({} if text is None else json.loads(text), shard, after)
+        except DAMAGED as error:
+            return _damaged(self.lanes[shard].place, error)
+
+
+def _page(fields: dict[str, dict[str, Any]], shard: int, after: str) -> Page:
+    found: list[Entry] = []
+    size = 0
+    for id, versions in sorted((id_at(name), versions) for name, versions in fields.items()):
+        entry = _entry(id, versions) if id > after else None
+        if entry is None:
+            continue
+        if len(found) == PAGE_ENTRIES or (found and size + len(entry.body) > PAGE_BYTES):
+            return Page(tuple(found), f"{shard}:{found[-1].id}")
+        found.append(entry)
+        size += len(entry.body)
+    return Page(tuple(found), None if shard + 1 == SHARDS else f"{shard + 1}:")
+
+
+def _damaged(place: Place, error: Exception) -> Refused:
+    why = f"{type(error).__name__}: {error}"
+    return Refused(
+        f"the intentions in {place.scope}.{place.collection} {place.key} were changed by another program ({why})"
+    )
 
 
 def _name(version: int) -> str:

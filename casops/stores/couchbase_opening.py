@@ -16,7 +16,7 @@ from typing import Any, Final
 from casops.errors import StoreUnavailable
 from casops.messages import Refused
 from casops.stores.couchbase import AsyncCouchbaseStore, CouchbaseStore
-from casops.stores.couchbase_calls import Answer, Call, Calls, answer, send
+from casops.stores.couchbase_calls import Answer, Call, Calls, answer, send, usable_sdk
 from casops.stores.couchbase_documents import refusal
 from casops.stores.couchbase_errors import Meaning, Trouble, judge
 from casops.stores.couchbase_places import Settings
@@ -90,7 +90,13 @@ def _options(target: Target) -> Any:
     )
     # The SDK's own tracing and metering cost as much as the call; casops keeps histories of its own.
     tracing = options.ClusterTracingOptions(enable_tracing=False)
-    more = {} if target.certificate is None else {"trust_store_path": target.certificate}
+    more = {}
+    if target.certificate is not None:
+        try:
+            open(target.certificate, "rb").close()  # the SDK only says that it cannot connect
+        except OSError as error:
+            raise StoreUnavailable(f"the certificate {target.certificate} cannot be read: {error.strerror}") from error
+        more["trust_store_path"] = target.certificate
     return options.ClusterOptions(
         auth.PasswordAuthenticator(target.user, target.password),
         timeout_options=limits,
@@ -157,6 +163,8 @@ def _probe(bucket: Any, settings: Settings, shown: str) -> Trouble | None:
     calls, place = Calls(settings), settings.shard(0)
     collection = bucket.scope(place.scope).collection(place.collection)
     ours = f'{{"v":{FORMAT}}}'
+    if not usable_sdk(collection):
+        raise StoreUnavailable("this version of the Couchbase SDK is not known to casops: install couchbase 4.6")
 
     def ask(call: Call) -> Answer | Trouble:
         try:
@@ -173,7 +181,17 @@ def _probe(bucket: Any, settings: Settings, shown: str) -> Trouble | None:
         done = ask(calls.insert_parts(place, (put("casops", ours),)))
     else:
         return found
-    return None if isinstance(done, Answer) else done
+    if not isinstance(done, Answer):
+        return done
+    kept = ask(calls.look(place, (field("$document.exptime", hidden=True),)))
+    if isinstance(kept, Trouble):
+        return kept
+    if kept.fields[0] not in (None, b"0"):
+        raise StoreUnavailable(
+            f"{settings.records} of {shown} has a maximum time to live (maxTTL): results would be forgotten too early, "
+            "and operations happen twice. Set it to 0, there or on the bucket"
+        )
+    return None
 
 
 def _lacking(trouble: Trouble, settings: Settings, shown: str) -> StoreUnavailable:
