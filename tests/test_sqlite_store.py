@@ -281,6 +281,26 @@ def test_what_one_process_saw_expired_is_expired_for_all_whatever_their_clocks(p
         assert ask(later, Read(DOC)) == gone
 
 
+def test_a_clock_that_is_wrong_by_years_does_not_forget_all_at_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who only looked, with a clock ahead, had every result forgotten: operations happened twice."""
+    elapsed = [0.0]
+    monkeypatch.setattr("casops.stores.sqlite.time.monotonic", lambda: elapsed[0])
+    month, years = 30 * 86_400, 73 * 365 * 86_400
+    with closing(SqliteStore(path, clock=lambda: START)) as right:
+        stored(right, Insert(Key(RESULTS, "1"), "x", ttl=month))
+        with closing(SqliteStore(path, clock=lambda: START + years)) as wrong:
+            for _ in range(3):
+                assert isinstance(ask(wrong, Read(Key(RESULTS, "1"))), Version)
+                stored(wrong, Insert(Key(RESULTS, f"{time.time_ns()}"), "x", ttl=month))
+            elapsed[0] += 28 * 3600
+            assert isinstance(ask(wrong, Read(Key(RESULTS, "1"))), Version)
+            elapsed[0] += 2 * 3600  # but to the time it comes, in the end
+            assert ask(wrong, Read(Key(RESULTS, "1"))) == Missing()
+        assert ask(right, Read(Key(RESULTS, "1"))) == Missing()
+
+
 def test_a_scan_moves_the_time_on_as_a_read_does(path: Path) -> None:
     with (
         closing(SqliteStore(path, clock=lambda: START)) as slow,

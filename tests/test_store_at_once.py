@@ -147,7 +147,7 @@ def transaction(
     with closing(sqlite3.connect(folder / "store.db", isolation_level=None)) as connection:
         if limit is not None:
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limit)
-        begun = Transaction(connection, writing=True, wall=START, tombstones=10)
+        begun = Transaction(connection, writing=True, wall=START, tombstones=10, latest=lambda _: START)
         replies: list[object] = [begun.answer(request) for request in requests]
         begun.finish()
         connection.execute("COMMIT" if commit else "ROLLBACK")

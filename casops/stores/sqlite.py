@@ -23,7 +23,8 @@ After an error the connection is opened anew.  A crash leaves what was committed
 
 Limits, told rather than hidden: processes on one machine only (SQLite's log is in shared memory).
 A wall clock that goes back does not bring anything to life again; one that ran ahead made things
-expire early, and nothing more expires until it is that time again.  A copy of the file put back is an older
+expire early (by a day for each process, and a day for each hour that it runs: see LEAP), and nothing more
+expires until it is that time again.  A copy of the file put back is an older
 world: its CAS values return, so no worker may have been running.
 
 Must not be in here: rules (casops.stores.rows), SQL (casops.stores.sqlite_documents), the file and its errors
@@ -45,7 +46,7 @@ from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
 from casops.errors import Closed, StoreUnavailable, UsageError
-from casops.messages import Refused, Reply, StoreRequest, Unknown
+from casops.messages import Key, Refused, Reply, StoreRequest, Unknown
 from casops.stores import TalkTo, sqlite_forks
 from casops.stores.one_at_a_time import OneAtATime
 from casops.stores.rows import TOMBSTONES
@@ -86,6 +87,12 @@ CHECKPOINT_EVERY: Final = 1000
 # business function keeps the store to itself, and that one may be waiting for this very caller.  With the default
 # options both have half of their deadline left to tell what has happened.
 LONGEST_WAIT: Final = 10.0
+
+# A machine whose clock is wrong by years must not have all results forgotten at its first look.  Seconds by which a
+# process moves the database's time on at once, and how much faster than its (monotonic) clock it does so afterwards:
+# what is used once a day is in time, and after a year's rest nothing is kept for too long two weeks later.
+LEAP: Final = 86_400.0
+FASTER: Final = 24.0
 
 # Calls of an AsyncSqliteStore under way at once: most of them read, and a thread that waits costs little.
 WORKERS: Final = 32
@@ -134,6 +141,7 @@ class SqliteStore:
         self._tombstones = tombstones
         self._busy_timeout = busy_timeout
         self._clock = clock
+        self._seen: tuple[float, int] | None = None  # when (monotonic) and what the database's time first was
         self._connection: sqlite3.Connection | None = open_file(self._path, busy_timeout=busy_timeout, create=True)
         self._identity = identity(self._path)
         self._log = log_identity(self._path)  # that the connection which writes has open
@@ -215,9 +223,7 @@ class SqliteStore:
                 if not self._there(self._readers_log):
                     self._stop_reading()  # it may have opened the other file, which may go away again
                     return False
-                transaction = Transaction(
-                    self._reader, writing=False, wall=self._clock(), tombstones=self._tombstones, keys=asked.keys
-                )
+                transaction = self._begin(self._reader, writing=False, keys=asked.keys)
                 asked.carry_out(transaction)
                 if self._reader.in_transaction:
                     self._reader.execute("COMMIT")
@@ -308,12 +314,31 @@ class SqliteStore:
         connection = self._connected(look=not writing)  # one that writes is looked at before its COMMIT
 
         def begin() -> Transaction:
-            return Transaction(connection, writing=writing, wall=self._clock(), tombstones=self._tombstones)
+            return self._begin(connection, writing=writing)
 
         transaction = until_free(begin, self._busy_timeout)
         for work in works:
             work(transaction)
         return transaction
+
+    def _begin(
+        self, connection: sqlite3.Connection, *, writing: bool, keys: Sequence[Key] | None = None
+    ) -> Transaction:
+        return Transaction(
+            connection,
+            writing=writing,
+            wall=self._clock(),
+            tombstones=self._tombstones,
+            latest=self._latest,
+            keys=keys,
+        )
+
+    def _latest(self, clock: int) -> float:
+        """How far this process may move the database's time on, which is at `clock`: seconds since 1970."""
+        if clock == 0:
+            return float("inf")  # nothing is in it yet
+        begun, then = self._seen = self._seen or (time.monotonic(), clock)
+        return then + LEAP + FASTER * (time.monotonic() - begun)
 
     def _connected(self, *, look: bool = True) -> sqlite3.Connection:
         if self._connection is None:

@@ -13,7 +13,7 @@ Must not be in here: when a transaction begins, commits or fails (casops.stores.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from enum import Enum
 from functools import cache
@@ -81,8 +81,9 @@ class Transaction:
     """What goes on between BEGIN and COMMIT of a connection; begins it.
 
     writing: with the write lock; else requests may only read.  wall: this machine's time, seconds since 1970.
-    tombstones: seconds.  keys: all that will be asked for, if reading them is all; they are found at once, and if one
-    statement can do that there is no transaction to be ended: a statement sees one state of the file by itself.
+    tombstones: seconds.  latest: how far the database's time may be moved on, from what it is.  keys: all that will be
+    asked for, if reading them is all; they are found at once, and if one statement can do that there is no transaction
+    to be ended: a statement sees one state of the file by itself.
     Raises sqlite3.Error, without a transaction left open, or StoreUnavailable.
     """
 
@@ -93,9 +94,11 @@ class Transaction:
         writing: bool,
         wall: float,
         tombstones: float,
+        latest: Callable[[int], float],
         keys: Sequence[Key] | None = None,
     ) -> None:
         self._connection = connection
+        self._latest = latest
         self._tombstones = tombstones
         self._wall = wall
         self._writing = writing
@@ -233,6 +236,7 @@ class Transaction:
         self._begun = True
         self._first_cas = self._cas = cas
         self._clock, self._due = clock, due
+        self._wall = min(self._wall, self._latest(clock))
         # Only a write transaction may move the time on, so that time is the same for everybody.
         self._now = max(self._wall, clock) if self._writing else clock
 
