@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from casops.messages import Body, Exists, Insert, Mismatch, Read, Remove, Replace, StoreRequest
+from casops.messages import Body, Exists, Insert, Mismatch, Read, Remove, Replace, Stored, StoreRequest
 from casops.protocol.ended import Ended
 from casops.records import result_key
 from casops.testing.worker import Worker
@@ -183,6 +183,36 @@ def test_proposed_and_still_possible_patience_then_fence_then_open() -> None:
     assert order[:2] == ["n/b", str(result_key("x"))]
     assert worker.paused >= OPTIONS.patience * 0.99
     assert world.store.perform([late]) == [Mismatch()]
+
+
+def test_all_that_may_yet_land_are_fenced_together() -> None:
+    """What landed on the second one after all was settled stayed there, and kept its expiry from it."""
+    world = World(a=5, b=5)
+    late = staged(world, on="")
+    assert len(late) == 2
+    worker = world.worker("x", move("a", "b", 1))
+    while not any(each.key.collection == "n" for each in writes(worker.batch)):
+        worker.step(world.store)
+    fences = writes(worker.batch)
+    assert {(each.key, each.body, each.stage) for each in fences} == {(n(name), Body.KEEP, None) for name in "ab"}
+    worker.step(world.store)
+    assert world.store.perform(late) == [Mismatch(), Mismatch()]
+    world.settle(worker.finish(world.store))
+    assert (world.body("a"), world.body("b")) == (4, 6)
+
+
+def test_one_fence_is_enough() -> None:
+    world = World(a=5, b=5)
+    late = staged(world, on="")
+    worker = world.worker("x", move("a", "b", 1))
+    while not any(each.key.collection == "n" for each in writes(worker.batch)):
+        worker.step(world.store)
+    assert isinstance(world.store.perform([late[0]])[0], Stored)  # it lands on one of them just before
+    worker.step(world.store)
+    assert [each.key for each in writes(worker.batch)] == [result_key("x")]
+    assert world.store.perform([late[1]]) == [Mismatch()]
+    world.settle(worker.finish(world.store))
+    assert (world.body("a"), world.body("b")) == (4, 6)
 
 
 def test_the_fence_keeps_body_stage_and_expiry() -> None:

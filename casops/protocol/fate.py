@@ -156,13 +156,13 @@ def decide(environment: Environment, suspect: Suspect, patience: float) -> Steps
                 return Fate(True, Standing(noticed, cas))
             continue
         if all(at_base(each, documents[each.key]) for each in late):
-            # It may yet land everywhere: be patient, then make sure that one of them cannot.
+            # It may yet land everywhere: be patient, then make sure that it cannot.
             if not (yield from watch.over(standing.cas)):
                 continue
-            each = late[0]
-            (reply,) = yield from environment.perform(fence(each, documents[each.key]))
-            if not isinstance(reply, Stored):
-                yield from environment.after_failed(reply)
+            # All of them, though one would do: what lands after all is settled, a sweep does not find.
+            replies = yield from environment.perform(*(fence(each, documents[each.key]) for each in late))
+            if not any(isinstance(reply, Stored) for reply in replies):
+                yield from environment.after_failed(replies[0])
                 continue
         # From here on at least one participant has moved on without the stage: it can never commit.
         opened = as_open(environment, record, "voided")
