@@ -90,6 +90,7 @@ def test_the_async_front_is_opened_outside_of_a_loop(tmp_path: Path) -> None:
         ("sqlite:///bank.db?busy_timeout=nan", "0 or more"),
         ("sqlite:///bank.db?busy_timeout=inf", "0 or more"),
         ("sqlite:///bank.db?tombstones=0", "more than 0"),
+        ("sqlite:///bank.db?tombstones=1e19", "at most fifty years"),
         ("sqlite:///bank.db?tombstones=1&tombstones=2", "twice"),
         ("memory://bank", "no path"),
         ("memory://?busy_timeout=5", "unknown option"),

@@ -231,7 +231,7 @@ class Execution:
     def _attempt(self) -> Steps[Ended | None]:
         """Read, run the function, write.  None: lost, try again."""
         if self.attempts >= self.options.attempts:
-            why = f"lost {self.attempts} tries to others; nothing happened: ask again with the same id"
+            why = f"lost {self.attempts} tries to others; this call changed nothing: ask again with the same id"
             if self.taken_over:
                 why += " (another call declared it, so it stays pending: cancel it if it must not happen)"
             return (yield from self._give_up(Contended(why, operation_id=self.id)))

@@ -20,6 +20,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
 from casops.errors import UsageError
+from casops.options import MOST
 from casops.stores import AsyncStore, Store
 from casops.stores.memory import AsyncMemoryStore, MemoryStore
 from casops.stores.rows import TOMBSTONES
@@ -125,7 +126,7 @@ def _seconds(name: str, text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not math.isfinite(seconds) or seconds < 0 or (name == "tombstones" and seconds == 0):
+    if not 0 <= seconds <= MOST or (name == "tombstones" and seconds == 0):
         at_least = "more than 0" if name == "tombstones" else "0 or more"
-        raise UsageError(f"option {name!r} is a number of seconds, {at_least}, not {text!r}")
+        raise UsageError(f"option {name!r} is a number of seconds, {at_least} and at most fifty years, not {text!r}")
     return seconds

@@ -144,7 +144,8 @@ class SqliteStore:
         self._seen: tuple[float, int] | None = None  # when (monotonic) and what the database's time first was
         self._connection: sqlite3.Connection | None = open_file(self._path, busy_timeout=busy_timeout, create=True)
         self._identity = identity(self._path)
-        self._log = log_identity(self._path)  # that the connection which writes has open
+        self._real = os.path.realpath(self._path)
+        self._log = log_identity(self._real)  # that the connection which writes has open
         self._reader: sqlite3.Connection | None = None
         self._readers_log: Identity | None = None
         self._reading = threading.RLock()  # a signal handler may close the store, or read, in the middle of a read
@@ -219,7 +220,7 @@ class SqliteStore:
             try:
                 if self._reader is None:
                     self._reader = open_file(self._path, busy_timeout=0, create=False)
-                    self._readers_log = log_identity(self._path)
+                    self._readers_log = log_identity(self._real)
                 if not self._there(self._readers_log):
                     self._stop_reading()  # it may have opened the other file, which may go away again
                     return False
@@ -345,7 +346,7 @@ class SqliteStore:
             if not self._there(None):
                 raise StoreUnavailable(f"the file was moved, removed or replaced while it was open: {self._path}")
             self._connection = open_file(self._path, busy_timeout=self._busy_timeout, create=False)
-            self._log = log_identity(self._path)
+            self._log = log_identity(self._real)
         elif look and not self._there(self._log):
             raise StoreUnavailable(
                 f"the file, or its -wal or -shm, was moved, removed or replaced while it was open: {self._path}"
@@ -356,7 +357,7 @@ class SqliteStore:
         """Whether the path names the file still, and this log is beside it (None: whatever log)."""
         if self._identity is None or identity(self._path) != self._identity:
             return False
-        if log is not None and log_identity(self._path) != log:
+        if log is not None and log_identity(self._real) != log:
             self._identity = None  # for good: what was written to the log that is gone, others do not have
         return self._identity is not None
 

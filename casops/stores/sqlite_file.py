@@ -147,13 +147,12 @@ def identity(path: str) -> Identity | None:
 
 
 def log_identity(path: str) -> Identity | None:
-    """Which log and which index of it stand beside the database.
+    """Which log and which index of it stand beside the database.  path: without links, which SQLite follows, too.
 
     They stay the same for as long as anybody has it open (https://www.sqlite.org/walformat.html, 1.2).  Where somebody
     has removed them nevertheless, those who had them open and those who came later would not see each other's writes.
     """
-    real = os.path.realpath(path)  # SQLite follows links, too
-    log, index = identity(f"{real}-wal"), identity(f"{real}-shm")
+    log, index = identity(f"{path}-wal"), identity(f"{path}-shm")
     return None if log is None or index is None else (*log, *index)
 
 
