@@ -48,10 +48,8 @@ class OperationWork(Generic[R]):
             raise
         keys: dict[Key, None] = {}
         _note_refs(operation, keys)
-        if len(keys) > MAX_DOCUMENTS:
-            why = f"an operation may look at {MAX_DOCUMENTS} documents at most, and this one names {len(keys)}"
-            raise UsageError(f"{why}; nothing happened", operation_id=operation_id)
-        self.declared: tuple[Key, ...] = tuple(keys)
+        # More than it may look at cannot be read ahead: it is read as it is looked at.
+        self.declared: tuple[Key, ...] = tuple(keys) if len(keys) <= MAX_DOCUMENTS else ()
 
     def evaluate(self, values: Mapping[Key, Value]) -> Evaluation:
         documents = Documents(values)

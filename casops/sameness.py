@@ -69,9 +69,13 @@ def _of_models(a: Any, b: Any) -> str | None:
     found = _of_members(members_of(a), members_of(b))
     if found is not None or not isinstance(a, BaseModel):
         return found
-    # A value that comes back as one that the model does not know may have the name of a field.
-    others = (a.__pydantic_extra__ or {}).keys() ^ (b.__pydantic_extra__ or {}).keys()
-    return min(others, default=None)
+    return min(_hidden(a) ^ _hidden(b), default=None)
+
+
+def _hidden(model: BaseModel) -> set[str]:
+    """Values that the model does not know and that have the name of a field, which has another value."""
+    extra, own = model.__pydantic_extra__ or {}, model.__dict__
+    return {name for name, value in extra.items() if name in own and difference(value, own[name]) is not None}
 
 
 def _of_members(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> str | None:

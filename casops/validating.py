@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from pydantic import AliasChoices, BaseModel, RootModel, TypeAdapter, ValidationError
+from pydantic import AliasChoices, AliasPath, BaseModel, RootModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from casops.errors import shown, text_of
@@ -47,7 +47,8 @@ def _reads(model: BaseModel, field: FieldInfo, called: str, name: str) -> bool:
     alias, config = field.validation_alias, model.model_config
     if called == name and (alias is None or config.get("populate_by_name") or config.get("validate_by_name")):
         return True
-    return called in (alias.choices if isinstance(alias, AliasChoices) else [alias])
+    read = alias.choices if isinstance(alias, AliasChoices) else [alias]
+    return any(each == called or (isinstance(each, AliasPath) and each.path == [called]) for each in read)
 
 
 def misfit(error: Exception) -> str:

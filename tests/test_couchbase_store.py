@@ -579,13 +579,18 @@ def test_intentions_that_another_program_has_damaged_are_told(
     shard = f"{prefix}_casops.intentions/{shard_of('i'):02}"
     with client(server) as bucket:
         bucket.collection("casops").mutate_in(shard, (subdocument.upsert("i", damage),))
-    replies = [*perform(Read(Key(INTENTIONS, "i"))), *perform(Scan(f"{shard_of('i')}:"))]
-    for reply in replies:
-        if damage == {"v1": {}, "x": 1}:  # the first counts
-            assert isinstance(reply, Version | Page)
-        else:
-            assert isinstance(reply, Refused)
-            assert f"{shard} were changed by another program" in reply.why
+    (reply,), (page,) = perform(Read(Key(INTENTIONS, "i"))), perform(Scan(f"{shard_of('i')}:"))
+    whole = damage == {"v1": {}, "x": 1}  # the first counts
+    assert isinstance(page, Page)  # of others: theirs must go on
+    assert len(page.entries) == whole
+    if whole:
+        assert isinstance(reply, Version)
+    else:
+        assert isinstance(reply, Refused)
+        assert f"{shard} were changed by another program" in reply.why
+    with client(server) as bucket:
+        bucket.collection("casops").upsert(shard, [1])
+    assert isinstance(perform(Scan(f"{shard_of('i')}:"))[0], Refused)
 
 
 def test_edits_of_a_batch_go_out_in_one_call_per_shard(server: CouchbaseServer, opened: Callable[..., Perform]) -> None:
@@ -817,6 +822,28 @@ async def test_all_who_wait_for_a_connection_share_one_attempt(server: Couchbase
     assert await asyncio.gather(*(store.perform([Read(DOC)]) for _ in range(5))) == [[Missing()]] * 5
     assert attempts == 2
     await store.close()
+
+
+async def test_who_comes_when_the_connection_was_made_just_now_makes_no_other() -> None:
+    opened: list[int] = []
+
+    async def connect() -> Any:
+        opened.append(len(opened))
+        await asyncio.sleep(0)
+        where = SimpleNamespace(default_scope=None)
+
+        async def close() -> None:
+            pass
+
+        return where, close
+
+    store = AsyncCouchbaseStore(None, connect=connect)
+    calls: list[asyncio.Task[Any]] = []
+    for _ in range(20):
+        calls.append(asyncio.create_task(store._connected()))
+        await asyncio.sleep(0)
+    await asyncio.gather(*calls)
+    assert opened == [0]
 
 
 def test_a_connection_is_of_the_event_loop_that_it_was_made_in(server: CouchbaseServer) -> None:

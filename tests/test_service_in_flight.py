@@ -321,7 +321,13 @@ async def test_who_looks_at_a_store_that_does_not_answer_is_told_in_time(monkeyp
     go = threading.Event()
     async with served(threads=1, answer_within=0.01) as web:
         monkeypatch.setattr(in_flight, "LEAST_LOOK", 0.05)
-        monkeypatch.setattr(web.casops, "outcome", lambda operation_id: go.wait(30))
+        looked: list[str] = []
+
+        def outcome(operation_id: str) -> None:
+            looked.append(operation_id)
+            go.wait(30)
+
+        monkeypatch.setattr(web.casops, "outcome", outcome)
         for _ in range(3):
             told = problem(await web.get("a"), 503, "store-unavailable")
             assert (told["happened"], told["retry"]) == ("unknown", True)
@@ -334,6 +340,7 @@ async def test_who_looks_at_a_store_that_does_not_answer_is_told_in_time(monkeyp
         async with asyncio.timeout(30):
             while not await heard():
                 pass
+    assert looked == ["a"]  # the others were not done when nobody waited for them any more
 
 
 async def test_threads_are_kept_no_more_than_needed_and_end_when_told() -> None:

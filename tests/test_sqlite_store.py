@@ -287,10 +287,10 @@ def test_a_clock_that_is_wrong_by_years_does_not_forget_all_at_once(
     """Who only looked, with a clock ahead, had every result forgotten: operations happened twice."""
     elapsed = [0.0]
     monkeypatch.setattr("casops.stores.sqlite.time.monotonic", lambda: elapsed[0])
-    month, years = 30 * 86_400, 73 * 365 * 86_400
-    with closing(SqliteStore(path, clock=lambda: START)) as right:
+    now, month, years = 1_800_000_000, 30 * 86_400, 73 * 365 * 86_400
+    with closing(SqliteStore(path, clock=lambda: now)) as right:
         stored(right, Insert(Key(RESULTS, "1"), "x", ttl=month))
-        with closing(SqliteStore(path, clock=lambda: START + years)) as wrong:
+        with closing(SqliteStore(path, clock=lambda: now + years)) as wrong:
             for _ in range(3):
                 assert isinstance(ask(wrong, Read(Key(RESULTS, "1"))), Version)
                 stored(wrong, Insert(Key(RESULTS, f"{time.time_ns()}"), "x", ttl=month))
@@ -299,6 +299,46 @@ def test_a_clock_that_is_wrong_by_years_does_not_forget_all_at_once(
             elapsed[0] += 2 * 3600  # but to the time it comes, in the end
             assert ask(wrong, Read(Key(RESULTS, "1"))) == Missing()
         assert ask(right, Read(Key(RESULTS, "1"))) == Missing()
+
+
+@pytest.mark.parametrize("processes", [1, 40])
+def test_after_a_rest_a_lifetime_is_as_long_as_ever(
+    path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """The time of the file then runs after that of the machine: a month of it was over in a day."""
+    elapsed = [0.0]
+    monkeypatch.setattr("casops.stores.sqlite.time.monotonic", lambda: elapsed[0])
+    then, month, rest = 1_800_000_000, 30 * 86_400, 365 * 86_400
+
+    def now() -> float:
+        return then + elapsed[0]
+
+    with closing(SqliteStore(path, clock=now)) as before:
+        stored(before, Insert(Key(RESULTS, "0"), "x", ttl=month))
+    elapsed[0] += rest
+    with closing(SqliteStore(path, clock=now)) as after:
+        stored(after, Insert(Key(RESULTS, "1"), "x", ttl=month))
+        removed = stored(after, Insert(DOC, "1"))
+        stored(after, Remove(DOC, removed))
+    for number in range(processes):
+        with closing(SqliteStore(path, clock=now)) as store:
+            for _ in range(40 // processes):
+                elapsed[0] += (month - 60) / 40
+                stored(store, Insert(Key("a", f"{number} {elapsed[0]}"), "x"))
+                assert isinstance(ask(store, Read(Key(RESULTS, "1"))), Version)
+                assert isinstance(ask(store, Read(DOC)), Version)
+    elapsed[0] += 2 * rest
+    with closing(SqliteStore(path, clock=now)) as store:
+        ask(store, Read(DOC))
+        elapsed[0] += month
+        assert ask(store, Read(Key(RESULTS, "1"))) == Missing()
+
+
+def test_a_file_made_before_the_clock_was_set_is_in_time_at_once(path: Path) -> None:
+    with closing(SqliteStore(path, clock=lambda: 100.0)) as unset:
+        stored(unset, Insert(Key(RESULTS, "1"), "x", ttl=10))
+    with closing(SqliteStore(path, clock=lambda: 1_900_000_000.0)) as later:
+        assert ask(later, Read(Key(RESULTS, "1"))) == Missing()
 
 
 def test_a_scan_moves_the_time_on_as_a_read_does(path: Path) -> None:
@@ -629,12 +669,15 @@ def test_a_signal_handler_may_close_or_read_the_store_that_its_thread_reads(path
         return time.time()
 
     store._clock = clock
+    found = ask(store, Read(DOC))
+    assert isinstance(found, Version)
     if closes:
         with pytest.raises(Closed):
             ask(store, Read(DOC))
         assert store._reader is None
     else:
-        assert ask(store, Read(DOC)) == heard[1]
+        assert found == heard[1]
+        assert ask(store, Read(DOC)) == found
         store.close()
 
 

@@ -71,9 +71,19 @@ class InFlight:
 
         Raises TooMany, InProgress, and whatever the work raises.
         """
-        with self._request():
-            looking = self._looking.run(work)
-            await asyncio.wait([looking], timeout=max(within, LEAST_LOOK))
+        waiting = True
+
+        def look() -> T:
+            if not waiting:  # it would hold up those who do
+                raise InProgress
+            return work()
+
+        try:
+            with self._request():
+                looking = self._looking.run(look)
+                await asyncio.wait([looking], timeout=max(within, LEAST_LOOK))
+        finally:
+            waiting = False
         if not looking.done():
             looking.cancel()  # what it comes to is for nobody
             raise InProgress

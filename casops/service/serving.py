@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import inspect
 import sys
 from collections.abc import Sequence
 from typing import cast
@@ -80,7 +79,7 @@ def serve(argv: Sequence[str] | None = None) -> int:
     except CasOpsError as error:  # it opens its store while it is imported
         sys.stderr.write(f"error: {arguments.app}: {error}\n")
         return 2
-    if not callable(application) or (inspect.isroutine(application) and not inspect.iscoroutinefunction(application)):
+    if not callable(application):
         sys.stderr.write(f"error: {arguments.app} is no application, such as create_app(…) gives\n")
         return 2
     config = uvicorn.Config(

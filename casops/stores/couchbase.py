@@ -269,12 +269,13 @@ class AsyncCouchbaseStore:
 
     async def _connected(self) -> None:
         """All who wait share one attempt, and what it comes to."""
-        if self._attempt is None or self._attempt.done():
+        attempt = self._attempt
+        if attempt is None or (attempt.done() and (attempt.cancelled() or attempt.exception() is not None)):
             assert self._connect is not None
-            self._attempt = asyncio.ensure_future(self._connect())
-            self._under_way.add(self._attempt)
-            self._attempt.add_done_callback(self._done)
-        where, self._close = await asyncio.shield(self._attempt)
+            self._attempt = attempt = asyncio.ensure_future(self._connect())
+            self._under_way.add(attempt)
+            attempt.add_done_callback(self._done)
+        where, self._close = await asyncio.shield(attempt)
         if self._shared.where is None:
             self._shared.connect_to(where)
 

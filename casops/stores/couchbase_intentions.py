@@ -19,10 +19,12 @@ Must not be in here: sending, locks, documents.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import secrets
 from collections import deque
 from collections.abc import Generator, Sequence
+from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
 from casops.messages import (
@@ -52,6 +54,8 @@ from casops.stores.rows import PAGE_BYTES, PAGE_ENTRIES
 __all__ = ["Edit", "Intentions", "Lane"]
 
 EditRequest: TypeAlias = Insert | Replace | Remove | Forget
+
+log = logging.getLogger("casops")
 
 # What Couchbase takes in one sub-document call.
 MAX_PARTS: Final = 16
@@ -197,8 +201,12 @@ class Intentions:
 def _page(fields: dict[str, dict[str, Any]], shard: int, after: str) -> Page:
     found: list[Entry] = []
     size = 0
-    for id, versions in sorted((id_at(name), versions) for name, versions in fields.items()):
-        entry = _entry(id, versions) if id > after else None
+    for id, versions in sorted(((id_at(name), versions) for name, versions in fields.items()), key=itemgetter(0)):
+        try:
+            entry = _entry(id, versions) if id > after else None
+        except DAMAGED:
+            log.error("another program changed the intention of operation %s, which is left out: %.99r", id, versions)
+            continue
         if entry is None:
             continue
         if len(found) == PAGE_ENTRIES or (found and size + len(entry.body) > PAGE_BYTES):

@@ -164,16 +164,19 @@ def as_seen(row: Row | None, cas: int | None, now: float) -> bool:
 
 
 def decide(
-    request: Write, row: Row | None, *, now: float, cas: int, tombstones: float
+    request: Write, row: Row | None, *, now: float, cas: int, tombstones: float, wall: float = 0.0
 ) -> Change | Exists | Mismatch | Missing:
     """What a write does to its row at `now`; `cas` is the one the new version gets.
 
+    wall: what time it is for the machine.  Lifetimes begin then, where the store's own time lags behind: a month of
+    that time may be over in a day.
     Raises AssertionError for Body.STAGED where no body is staged; nothing is to be kept then.
     """
     key = request.key
     if cas <= 0 or cas % CAS_STEP:
         _bug("an odd CAS, which belongs to an expired version", key)
     seen = see(row, now)
+    now = max(now, wall)
     stage: Stage | None = None
     expires: int | None = None
     if isinstance(request, Insert):

@@ -94,6 +94,9 @@ LONGEST_WAIT: Final = 10.0
 LEAP: Final = 86_400.0
 FASTER: Final = 24.0
 
+# Seconds since 1970.  A file whose time is before (0: a new one) was made by a machine whose clock was not yet set.
+RELEASED: Final = 1_767_225_600  # 2026
+
 # Calls of an AsyncSqliteStore under way at once: most of them read, and a thread that waits costs little.
 WORKERS: Final = 32
 
@@ -193,7 +196,8 @@ class SqliteStore:
             finally:
                 self._writing.leave()
         with self._reading:
-            self._stop_reading()
+            reader, self._reader = self._reader, None
+            _end(reader)
         sqlite_forks.note_closed(self)
 
     def check_usable(self) -> None:
@@ -217,30 +221,27 @@ class SqliteStore:
         """Answer beside the one that writes.  False: this must be done, or its error told, in the place of that one."""
         with self._reading:
             self._check_open()  # close may have come in between
+            # Nobody else has it meanwhile: not a signal handler either, who would break off what it interrupts.
+            reader, self._reader = self._reader, None
+            sound = False
             try:
-                if self._reader is None:
-                    self._reader = open_file(self._path, busy_timeout=0, create=False)
+                if reader is None:
+                    reader = open_file(self._path, busy_timeout=0, create=False)
                     self._readers_log = log_identity(self._real)
                 if not self._there(self._readers_log):
-                    self._stop_reading()  # it may have opened the other file, which may go away again
-                    return False
-                transaction = self._begin(self._reader, writing=False, keys=asked.keys)
+                    return False  # it may have opened the other file, which may go away again
+                transaction = self._begin(reader, writing=False, keys=asked.keys)
                 asked.carry_out(transaction)
-                if self._reader.in_transaction:
-                    self._reader.execute("COMMIT")
+                if reader.in_transaction:
+                    reader.execute("COMMIT")
+                sound = True
             except (sqlite3.Error, StoreUnavailable):
-                self._stop_reading()
                 return False
-            except BaseException:
-                self._stop_reading()
-                raise
+            finally:
+                if sound and not self._closed:
+                    reader, self._reader = self._reader, reader
+                _end(reader)
             return not transaction.time_passed  # or the database's time must move on first, see _carry_out
-
-    def _stop_reading(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            with suppress(sqlite3.Error):
-                reader.close()
 
     def _write(self, work: Work, size: int, *, reading: bool) -> Refused | Unknown | None:
         """Do it when it is one's turn, or have it done with others.  None: it is committed.  Else what became of it."""
@@ -336,8 +337,8 @@ class SqliteStore:
 
     def _latest(self, clock: int) -> float:
         """How far this process may move the database's time on, which is at `clock`: seconds since 1970."""
-        if clock == 0:
-            return float("inf")  # nothing is in it yet
+        if clock < RELEASED:
+            return float("inf")
         begun, then = self._seen = self._seen or (time.monotonic(), clock)
         return then + LEAP + FASTER * (time.monotonic() - begun)
 
@@ -390,6 +391,12 @@ class SqliteStore:
         except (sqlite3.Error, StoreUnavailable) as error:
             # Nothing is lost: it is all in the log, which grows until a later checkpoint succeeds.
             logger.warning("the log of %s could not be copied into it: %s", self._path, error)
+
+
+def _end(connection: sqlite3.Connection | None) -> None:
+    if connection is not None:
+        with suppress(sqlite3.Error):
+            connection.close()
 
 
 class AsyncSqliteStore:

@@ -100,7 +100,8 @@ class Transaction:
         self._connection = connection
         self._latest = latest
         self._tombstones = tombstones
-        self._wall = wall
+        self._told = wall
+        self._wall = wall  # or as far as the database's time may go
         self._writing = writing
         self._begun = False  # is meta known?  Where the write lock is held it can wait for the first rows
         self._first_cas = self._cas = 0
@@ -152,7 +153,7 @@ class Transaction:
         if isinstance(request, Read):
             return shown(row, self._now)
         cas = self._cas + CAS_STEP
-        outcome = decide(request, row, now=self._now, cas=cas, tombstones=self._tombstones)
+        outcome = decide(request, row, now=self._now, cas=cas, tombstones=self._tombstones, wall=self._told)
         if not isinstance(outcome, Change):
             return outcome
         self._keep(key, row, outcome.row)
