@@ -19,7 +19,7 @@ check: .venv/dev.installed  ## formatting, lint, types
 	$(BIN)/mypy
 	$(BIN)/pyright
 
-explore: .venv/dev.installed  ## every schedule of the small cases; without the two longest: make explore SHORT=1
+explore: .venv/dev.installed  ## every schedule of the small cases; without the four longest: make explore SHORT=1
 	$(BIN)/python -m casops.testing explore $(if $(SHORT),--short)
 
 SEEDS ?= 100000

@@ -108,3 +108,8 @@ async def bank(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     yield bank
     await bank.close()
     couchbase.forget(prefix)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, or one worker would be at it for minutes when the others have nothing left to do."""
+    items.sort(key=lambda item: "test_real_orders_while_workers_are_killed" not in item.name)

@@ -347,7 +347,7 @@ def test_output_that_cannot_be_written_is_said_in_one_sentence(town: Path) -> No
 
 
 def test_whoever_listens_no_more_loses_no_payment(tmp_path: Path) -> None:
-    file = many(tmp_path, 1500)
+    file = many(tmp_path, 400)
     started = start(tmp_path, file)
     assert started.stdout is not None
     started.stdout.close()
@@ -355,7 +355,7 @@ def test_whoever_listens_no_more_loses_no_payment(tmp_path: Path) -> None:
     assert started.returncode == 1
     assert "Traceback" not in err
     assert run("import", file, "--store", "sqlite:///bank.db", cwd=tmp_path).status == 0
-    assert the_books(tmp_path, file).total() == 1500
+    assert the_books(tmp_path, file).total() == 400
 
 
 def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
