@@ -84,8 +84,8 @@ class AsyncCasOps:
         self._check_open()
         work = self._engine.work(operation, operation_id)
         if self._callers is not None:
-            steps = self._engine.execute_at_once(work, operation_id)
-            outcome, unsettled = await self._callers.run(steps, operation_id)
+            at_once = self._engine.execute_at_once(work, operation_id)
+            outcome, unsettled = await self._callers.run(at_once, operation_id)
             if unsettled is not None:
                 await self._settler.add(unsettled)
             return outcome
@@ -96,8 +96,8 @@ class AsyncCasOps:
         try:
             if behind:
                 self._settler.hurry()
-            declared = self._engine.execute(work, operation_id, behind=behind)
-            outcome, ended = await adrive(declared, self._store, lambda: self._turn(ticket, ours))
+            steps = self._engine.execute(work, operation_id, behind=behind)
+            outcome, ended = await adrive(steps, self._store, lambda: self._turn(ticket, ours))
             hurry = self._turns.followed(ticket)
             await self._settler.add(ended, partial(self._turns.leave, ticket), hurry=hurry)
         except BaseException:

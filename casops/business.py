@@ -14,7 +14,7 @@ from pydantic_core import to_json, to_jsonable_python
 
 from casops.arguments import fingerprint_of, restorable
 from casops.documents import Documents, NotRead, Ref
-from casops.errors import CasOpsError, Declined, InvalidDocument, UsageError, shown
+from casops.errors import CasOpsError, Declined, InvalidDocument, UsageError, shown, text_of
 from casops.messages import Key
 from casops.operations import Operation, result_adapter
 from casops.protocol.limits import MAX_DOCUMENTS
@@ -81,7 +81,9 @@ class OperationWork(Generic[R]):
                 to_json([refusal.code, details])  # half of a surrogate pair is found out only here
                 return Refused(refusal.code, details, documents.looked_at)
             except Exception as error:  # noqa: BLE001 - of pydantic, of the application's own code
-                return self._failed(UsageError(f"the details of {refusal} are not JSON: {error}"), True, documents)
+                return self._failed(
+                    UsageError(f"the details of {refusal} are not JSON: {text_of(error)}"), True, documents
+                )
         except CasOpsError as error:
             return self._failed(error, True, documents)
         except StopIteration as error:

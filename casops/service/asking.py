@@ -20,7 +20,7 @@ from casops.errors import CasOpsError, OutcomeUnknown, UsageError
 from casops.front import CasOps
 from casops.ids import check_id
 from casops.operations import Operation
-from casops.outcome import Outcome
+from casops.outcome import Outcome, Pending
 from casops.service import replies
 from casops.service.bodies import parse
 from casops.service.duties import Duties
@@ -68,7 +68,7 @@ class Service:
     async def _if_unheard_of(self, problem: Problem, operation_id: str) -> Problem:
         """A body that this server does not take may be that of an operation which another version of it has taken."""
         try:
-            heard = await self.in_flight.look(lambda: self.casops.outcome(operation_id), self.options.answer_within)
+            heard = await self._look(operation_id)
         except (TooMany, InProgress, CasOpsError):
             problem.of_unknown("whether an earlier request did could not be looked up")
         else:
@@ -92,6 +92,10 @@ class Service:
             why = f"no answer within {self.options.answer_within:g} s; the work goes on: ask again with the same key"
             raise Problem("in-progress", why, operation_id=operation_id, happened="unknown", retry=True) from None
 
+    async def _look(self, operation_id: str) -> Outcome[Any] | Pending | None:
+        """Raises TooMany, InProgress, CasOpsError."""
+        return await self.in_flight.look(lambda: self.casops.outcome(operation_id), self.options.answer_within)
+
     def _execute(self, operation: Operation[Any], operation_id: str, asked: float) -> Outcome[Any]:
         """In a thread.  What begins after its deadline might run again what was finished elsewhere and forgotten."""
         if time.monotonic() - asked >= self.casops.options.deadline:
@@ -106,7 +110,7 @@ class Service:
         except UsageError as error:
             raise Problem("key-invalid", error.message) from None
         try:
-            found = await self.in_flight.look(lambda: self.casops.outcome(operation_id), self.options.answer_within)
+            found = await self._look(operation_id)
         except TooMany as error:
             raise Problem("too-busy", f"{error}; ask again", operation_id=operation_id, retry=True) from None
         except InProgress:

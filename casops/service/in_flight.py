@@ -78,14 +78,14 @@ class InFlight:
                 raise InProgress
             return work()
 
-        try:
-            with self._request():
-                looking = self._looking.run(look)
+        with self._request():
+            looking = self._looking.run(look)
+            try:
                 await asyncio.wait([looking], timeout=max(within, LEAST_LOOK))
-        finally:
-            waiting = False
-        if not looking.done():
-            looking.cancel()  # what it comes to is for nobody
+            finally:  # this request may be cancelled, too
+                waiting = False
+                looking.cancel()  # if it is not done: what it comes to is for nobody
+        if looking.cancelled():
             raise InProgress
         return looking.result()
 

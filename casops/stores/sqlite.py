@@ -144,7 +144,7 @@ class SqliteStore:
         self._tombstones = tombstones
         self._busy_timeout = busy_timeout
         self._clock = clock
-        self._seen: tuple[float, int] | None = None  # when (monotonic) and what the database's time first was
+        self._limit: tuple[float, float] | None = None  # when (monotonic) `_latest` was asked last, and what it gave
         self._connection: sqlite3.Connection | None = open_file(self._path, busy_timeout=busy_timeout, create=True)
         self._identity = identity(self._path)
         self._real = os.path.realpath(self._path)
@@ -339,8 +339,12 @@ class SqliteStore:
         """How far this process may move the database's time on, which is at `clock`: seconds since 1970."""
         if clock < RELEASED:
             return float("inf")
-        begun, then = self._seen = self._seen or (time.monotonic(), clock)
-        return then + LEAP + FASTER * (time.monotonic() - begun)
+        now = time.monotonic()
+        looked, limit = self._limit or (now, clock + LEAP)
+        # Never more than a leap at once, however long this process has been at rest itself.
+        limit = min(limit + FASTER * (now - looked), clock + LEAP)
+        self._limit = now, limit
+        return limit
 
     def _connected(self, *, look: bool = True) -> sqlite3.Connection:
         if self._connection is None:
@@ -425,13 +429,18 @@ class AsyncSqliteStore:
             raise Closed("this store is closed; nothing was asked")
 
     async def close(self) -> None:
-        """Wait for writes under way, cancelled ones too, then close the store; not for ever, as SqliteStore.close."""
+        """Wait for what is under way, then close the store, as SqliteStore.close; not for ever.
+
+        Of calls that were cancelled, those that have begun come to their end, the others are not begun.
+        """
         self._closing = True
         loop = asyncio.get_running_loop()
-        if under_way := [each for each in self._under_way if each.get_loop() is loop]:
-            await asyncio.wait(under_way, timeout=self.store.longest_wait)
-        self._threads.close()
-        await in_thread(self.store.close)
+        try:
+            if under_way := [each for each in self._under_way if each.get_loop() is loop]:
+                await asyncio.wait(under_way, timeout=self.store.longest_wait)
+        finally:  # the wait may be cancelled; the closing goes on then, too
+            self._threads.close()
+            await in_thread(self.store.close)
 
     async def _run(self, work: Callable[[], T]) -> T:
         future = self._threads.run(work)
