@@ -69,6 +69,12 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def some_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long enough for all to come, also on a machine that is busy otherwise."""
+    monkeypatch.setattr("casops.callers.PATIENCE", 1.0)
+
+
+@pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(MOST + 20) as threads:
         yield threads
@@ -180,6 +186,7 @@ def test_those_who_wait_are_read_and_written_together(
     assert pay(casops, 0) == threading.current_thread().name
 
 
+@pytest.mark.usefixtures("some_patience")
 def test_a_function_that_hangs_keeps_nobody_but_its_own_caller(casops: CasOps, pool: ThreadPoolExecutor) -> None:
     _, waiting = behind_one(casops, pool, [partial(pay, casops, number) for number in range(1, OTHERS)])
     assert all(each.result(SECONDS).startswith("ThreadPool") for each in waiting)  # each alone
@@ -199,6 +206,7 @@ def test_a_function_that_hangs_keeps_nobody_but_its_own_caller(casops: CasOps, p
     eventually(lambda: balances(casops) == [1, 2, 2, 2, 2, 1])
 
 
+@pytest.mark.usefixtures("some_patience")
 def test_one_that_hangs_within_a_group_is_carried_on_with_when_it_is_over(
     casops: CasOps, pool: ThreadPoolExecutor
 ) -> None:
