@@ -11,7 +11,7 @@ demo-service: .venv/demo-service.installed  ## two servers, one killed in the mi
 	$(BIN)/python -m examples.balance_transfer service
 
 test: .venv/dev.installed  ## all tests
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 3 $(ARGS)
 
 check: .venv/dev.installed  ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -14,7 +14,17 @@ from pydantic_core import to_json, to_jsonable_python
 
 from casops.arguments import fingerprint_of, restorable
 from casops.documents import Documents, NotRead, Ref
-from casops.errors import CasOpsError, Declined, InvalidDocument, UsageError, shown, text_of
+from casops.errors import (
+    Cancelled,
+    CasOpsError,
+    Declined,
+    Expired,
+    InvalidDocument,
+    OperationMismatch,
+    UsageError,
+    shown,
+    text_of,
+)
 from casops.messages import Key
 from casops.operations import Operation, result_adapter
 from casops.protocol.limits import MAX_DOCUMENTS
@@ -84,6 +94,10 @@ class OperationWork(Generic[R]):
                 return self._failed(
                     UsageError(f"the details of {refusal} are not JSON: {text_of(error)}"), True, documents
                 )
+        except (Cancelled, Expired, OperationMismatch) as error:
+            # They speak for the id, for ever, and nothing of it is recorded: asked again it might happen.
+            why = f"apply raised {type(error).__name__}, which casops alone may say; to refuse, raise Declined"
+            return self._failed(UsageError(f"{why} ({text_of(error)})"), True, documents)
         except CasOpsError as error:
             return self._failed(error, True, documents)
         except StopIteration as error:

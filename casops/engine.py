@@ -127,7 +127,10 @@ class Engine:
         models: dict[Key, type[Document]] = {}
         for ref in refs:
             _check_ref(ref)
-            models[ref.key] = ref.model
+            if models.setdefault(ref.key, ref.model) is not ref.model:
+                raise UsageError(
+                    f"{ref.key} is asked for both as {models[ref.key].__name__} and as {ref.model.__name__}"
+                )
         bodies = yield from self._asking(reading.read_snapshot(self.environment(), list(models)))
         return Snapshot(
             {
@@ -278,6 +281,7 @@ class Engine:
             attempts=record.attempts,
             history=record.history,
             operation=record.operation,
+            recorded=record.result if record.state in ("proposed", "committed") else None,
         )
 
     def _parked(self, each: Declared) -> bool:

@@ -11,18 +11,19 @@ from casops.errors import UsageError
 
 DAY = 86_400.0
 # Fifty years of seconds: more is a mistake in the unit, and moments after 2106 are none that Couchbase can hold.
-MOST = 50 * 365 * DAY
+YEAR = 365 * DAY
+MOST = 50 * YEAR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How patient, how long, how often.  No safety rule depends on any of these except `retention`."""
+    """How patient, how long, how often.  No safety rule depends on any of these except `retention` (and `skew`)."""
 
     retention: float = 30 * DAY
-    """Seconds a result is remembered after it is settled.  Zero: for ever.  An id must not be asked
-    again later than half of this (UUIDv7 ids older than all of it are refused with Expired; other
-    ids do not carry their time and cannot be refused).  30 days outlasts any retry of a queue or a
-    person, and is the longest time to live that Couchbase takes as a plain number of seconds."""
+    """Seconds a result is remembered after it is settled (and for twice the skew more).  Zero: for ever.  An id
+    must not be asked again later than half of this (UUIDv7 ids older than all of it are refused with
+    Expired; other ids do not carry their time and cannot be refused).  30 days outlasts any retry of a
+    queue or a person."""
 
     patience: float = 1.0
     """Seconds, by this machine's monotonic clock, that a live-looking operation of somebody else is left alone
@@ -50,8 +51,9 @@ class Options:
     Zero: never parked."""
 
     skew: float = 300.0
-    """Seconds an id may come from the future (UUIDv7 carries the clock of its maker).  Zero: none.
-    Five minutes is what Kerberos allows between clocks."""
+    """Seconds by which clocks of two machines may differ: an id may come from the future by so much (UUIDv7
+    carries the clock of its maker), and results are remembered for twice as much longer than the retention.
+    Zero: not at all.  Five minutes is what Kerberos allows between clocks.  At most a year."""
 
     settle_queue: int = 1_000
     """Answered operations whose settling may wait in memory; when it is full, callers settle
@@ -66,6 +68,8 @@ class Options:
             value: float = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value <= MOST:
                 raise UsageError(f"option {name} must be from zero to {MOST:.0f} seconds (50 years), not {value!r}")
+        if self.skew > YEAR:
+            raise UsageError(f"option skew must be at most {YEAR:.0f} seconds (a year), not {self.skew!r}")
         if self.deadline == 0:
             raise UsageError("option deadline must be more than zero seconds: nothing would be tried")
         for name, least in (("attempts", 1), ("park_after", 0), ("settle_queue", 0), ("settle_together", 1)):

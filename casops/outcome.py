@@ -35,6 +35,8 @@ class Outcome(Generic[R_co]):
     history: tuple[Event, ...] = field(default=(), repr=False)
     operation: str | None = None
     """Its name; None where an id was cancelled that nobody had declared."""
+    recorded: Any = field(default=None, repr=False, compare=False)
+    """The result as JSON holds it, as it was recorded."""
 
     @property
     def result(self) -> R_co:

@@ -37,8 +37,9 @@ class Threads:
                 threading.Thread(target=self._live, name=self._name, daemon=True).start()
                 self._started += 1
             except RuntimeError:  # this process may have no more, or is about to end
-                if self._started == 0:
-                    raise
+                if self._started == 0:  # then here: the event loop stands still, but nobody else can do it
+                    _carry_out(work, future, loop)
+                    return future
         self._jobs.put(lambda: _carry_out(work, future, loop))
         return future
 

@@ -144,7 +144,7 @@ def path_of(operation: type[Operation[Any]]) -> str:
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9._~-]*", name):
         raise UsageError(
             f"{operation.__name__} cannot be asked for at {name!r}: "
-            "give it a class attribute http_name of small letters, digits and -"
+            'give it http_name: ClassVar[str] = "…", of small letters, digits and -'
         )
     return name
 

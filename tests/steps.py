@@ -37,6 +37,7 @@ from casops.testing.worker import SimulatedClock, Worker
 
 T = TypeVar("T")
 OPTIONS = Options(poll=0.01, patience=1.0, deadline=30.0, retention=10_000.0)
+REMEMBERED = OPTIONS.retention + 2 * OPTIONS.skew  # seconds that R(i) lives once it is settled
 
 
 def n(name: str) -> Key:

@@ -10,6 +10,7 @@ import pytest
 from pydantic import AliasPath, BaseModel, Field
 
 from casops import (
+    Cancelled,
     CasOps,
     Declined,
     Document,
@@ -17,6 +18,7 @@ from casops import (
     Expired,
     InvalidDocument,
     Operation,
+    OperationMismatch,
     Ref,
     UsageError,
     new_operation_id,
@@ -130,6 +132,12 @@ async def test_a_number_that_would_be_rounded_is_not_touched(bank: Bank, number:
     with pytest.raises(InvalidDocument, match="store it as text"):
         await casops.run(Add(count="a"), operation_id="i")
     assert await casops.pending() == []
+
+
+@pytest.mark.parametrize("number", ["1e-400", "1.234567e-320", "1E-0400"])
+def test_a_small_number_that_no_double_says_is_one_that_would_be_rounded(number: str) -> None:
+    with pytest.raises(ValueError, match="would be rounded"):
+        check_numbers(f'{{"x":{number}}}')
 
 
 @pytest.mark.parametrize(
@@ -253,3 +261,28 @@ def test_a_result_whose_type_pydantic_does_not_know() -> None:
         with pytest.raises(InvalidDocument, match="result"):
             casops.run(Anything(), operation_id="a")
         assert casops.pending() == []
+
+
+class Says(Operation[None]):
+    what: str
+
+    def apply(self, documents: Documents) -> None:
+        raise {"Cancelled": Cancelled, "Expired": Expired, "OperationMismatch": OperationMismatch}[self.what]("no")
+
+
+@pytest.mark.parametrize("what", ["Cancelled", "Expired", "OperationMismatch"])
+async def test_apply_does_not_speak_for_the_id(bank: Bank, what: str) -> None:
+    """Told as it is it would mean: never.  But nothing of it is recorded, and asked again it might happen."""
+    casops = bank.open(QUICK)
+    with pytest.raises(UsageError, match=f"apply raised {what}, .* raise Declined"):
+        await casops.run(Says(what=what), operation_id="s")
+
+
+class Other(Document, collection="accounts"):
+    balance: Decimal
+
+
+async def test_a_snapshot_of_one_document_as_two_models(bank: Bank) -> None:
+    casops = bank.open(QUICK)
+    with pytest.raises(UsageError, match="both as Account and as Other"):
+        await casops.snapshot([Account.ref("a"), Other.ref("a")])

@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -708,3 +709,18 @@ def test_no_files_are_left_open(tmp_path: Path) -> None:
         with Client([url], pending=tmp_path / "p") as client, pytest.raises(OutcomeUnknown):
             client.run(Echo(value=1), operation_id=f"i{each}")
     assert count() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pending_list_that_is_no_file_is_left_alone(tmp_path: Path) -> None:
+    """A device would be replaced by a file, for the whole machine where one may, and a pipe has no end."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDWR)  # so that nobody who opens it waits for ever
+    try:
+        with pytest.raises(UsageError, match="is not a file"):
+            PendingFile(path)
+    finally:
+        os.close(reader)
+    assert [each.name for each in tmp_path.iterdir()] == ["pipe"]
+    assert stat.S_ISFIFO(path.stat().st_mode)

@@ -32,7 +32,7 @@ from casops.protocol.sweeping import Declared, cancel, list_declared, look_up, t
 from casops.protocol.together import together
 from casops.records import result_key, stage_of
 from casops.testing.worker import Worker
-from tests.steps import OPTIONS, Job, World, add, is_on, is_record, move, n, only, settle, writes
+from tests.steps import OPTIONS, REMEMBERED, Job, World, add, is_on, is_record, move, n, only, settle, writes
 
 
 def settler(world: World, ended: Ended) -> Worker[None]:
@@ -96,7 +96,7 @@ def test_an_intention_never_outlives_its_result() -> None:
             if worker.batch is not None:
                 worker.step(world.store)
         worker.crash()
-        world.clock.advance(OPTIONS.retention * 2)
+        world.clock.advance(REMEMBERED * 2)
         assert world.record(operation_id) is not None or world.intention(operation_id) is None
         if world.record(operation_id) is not None:
             world.settle(Ended(operation_id, _standing(world, operation_id), True))
@@ -377,7 +377,7 @@ def test_an_intention_that_may_have_outlived_its_result_is_not_started() -> None
     retry = world.worker("x", move("a", "b", 1))
     retry.step(world.store)
     retry.crash()  # its answer was given, its intention stays
-    world.clock.advance(OPTIONS.retention * 0.61)
+    world.clock.advance(REMEMBERED - OPTIONS.retention * 0.39)
     assert world.record("x") is None
     environment = world.environment()
     (declared,) = ask(world, list_declared(environment))

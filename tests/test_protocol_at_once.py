@@ -15,7 +15,7 @@ from casops.protocol.ended import Ended
 from casops.protocol.limits import MAX_DOCUMENTS
 from casops.records import intention_key, result_key
 from casops.testing.worker import Worker
-from tests.steps import OPTIONS, Job, Refusal, World, add, move, n, proposes
+from tests.steps import OPTIONS, REMEMBERED, Job, Refusal, World, add, move, n, proposes
 
 
 def at_once(world: World, operation_id: str, job: Job) -> Worker[Ended]:
@@ -61,7 +61,7 @@ def test_it_looks_and_writes_and_nothing_is_left_to_settle() -> None:
     assert version is not None
     assert (record.state, record.settled, record.result, record.attempts) == ("committed", True, 3, 1)
     assert [event.what for event in record.history] == ["declared", "proposed", "committed", "settled"]
-    assert version.expires == world.clock.wall() + OPTIONS.retention
+    assert version.expires == world.clock.wall() + REMEMBERED
 
 
 def test_asked_again_it_is_answered_by_one_look() -> None:
@@ -275,9 +275,9 @@ def test_whoever_slept_until_the_result_was_forgotten_does_not_do_it_again(how: 
     asleep = about_to_write(world, "i", move("a", "b", 2))
     at_once(world, "i", move("a", "b", 2)).finish(world.store)
     if how == "it sleeps":
-        world.clock.advance(OPTIONS.retention + 1)
+        world.clock.advance(REMEMBERED + 1)
     else:
-        world.clock.start += OPTIONS.retention + 1
+        world.clock.start += REMEMBERED + 1
     assert world.record("i") is None
     with pytest.raises(Expired):
         asleep.finish(world.store)

@@ -8,7 +8,7 @@ from casops.messages import Body, Exists, Insert, Mismatch, Read, Remove, Replac
 from casops.protocol.ended import Ended
 from casops.records import result_key
 from casops.testing.worker import Worker
-from tests.steps import OPTIONS, World, add, is_on, is_record, move, n, only, writes
+from tests.steps import OPTIONS, REMEMBERED, World, add, is_on, is_record, move, n, only, writes
 
 
 def staged(world: World, operation_id: str = "x", *, on: str = "ab", record: bool = True) -> list[StoreRequest]:
@@ -144,7 +144,7 @@ def test_no_record_the_insert_may_be_in_flight_so_it_gets_a_little_time_and_is_s
     (stop,) = worker.batch
     assert isinstance(stop, Insert)
     assert stop.key == result_key("x")
-    assert stop.ttl == OPTIONS.retention
+    assert stop.ttl == REMEMBERED
     world.settle(worker.finish(world.store))
     assert world.store.perform(late) == [Exists()]
     assert world.body("a") == 15

@@ -41,6 +41,9 @@ class PendingFile:
         self._lock = threading.Lock()
         self._dead = 0
         self._file = self._guard = -1
+        if self._path.exists() and not (self._path.is_file() or self._path.is_dir()):
+            # A device would be replaced by a file, and a pipe never ends.
+            raise UsageError(f"the pending list {self._path} is not a file: name one, or a path where there is none")
         try:
             # The lock is on a file of its own: the other one is replaced by a new one now and then.
             self._guard = os.open(self._path.with_name(self._path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)

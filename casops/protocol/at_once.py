@@ -98,7 +98,7 @@ def at_once(
         looked_at = evaluation.changes if isinstance(evaluation, business.Success) else evaluation.looked_at
         seen = {key: _cas(documents[key]) for key in sorted(looked_at)}
         record = _record(environment, work, began, seen, evaluation, f"{call}.0")
-        inserted = Insert(record_key, encode(record), ttl=ttl_seconds(environment.options.retention))
+        inserted = Insert(record_key, encode(record), ttl=ttl_seconds(environment.options))
         writes = (inserted, *_writes(documents, evaluation))
         (reply,) = yield from environment.perform(AtOnce(writes, ((declared, None), *seen.items())))
         if isinstance(reply, Stored):

@@ -20,10 +20,12 @@ Must not be in here: what the asker does with the answer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import ceil
 
 from casops.errors import Expired
 from casops.messages import Body as BodyOf
 from casops.messages import Insert, Key, Missing, Replace, Steps, Stored, StoreRequest
+from casops.options import Options
 from casops.protocol.environment import Environment, Found, Watch
 from casops.protocol.limits import MAX_DOCUMENTS
 from casops.records import Participant, Record, decode_record, encode, result_key, stage_of
@@ -185,7 +187,7 @@ def record_write(environment: Environment, key: Key, cas: int | None, record: Re
     An open record may stand for an operation nobody asks for again, so it has a time to live.  One
     that says committed has none: that comes last of all (settling.py).
     """
-    seconds = ttl_seconds(environment.options.retention) if record.state == "open" else None
+    seconds = ttl_seconds(environment.options) if record.state == "open" else None
     if cas is None:
         return Insert(key, encode(record), ttl=seconds)
     return Replace(key, cas, encode(record), ttl=seconds)
@@ -200,6 +202,10 @@ def _move(environment: Environment, key: Key, cas: int | None, record: Record) -
     return None
 
 
-def ttl_seconds(retention: float) -> int | None:
-    """The retention as a time to live: whole seconds, None for ever."""
-    return max(1, round(retention)) if retention else None
+def ttl_seconds(options: Options) -> int | None:
+    """How long what is remembered lives: whole seconds, at least the retention; None: for ever.
+
+    An id that tells its time is too old (`check_time`) only when its result may be gone.  Its maker's clock may be
+    ahead of ours by the skew, and the clock of whoever is asked later behind ours by as much.
+    """
+    return ceil(options.retention + 2 * options.skew) if options.retention else None

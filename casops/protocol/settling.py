@@ -146,7 +146,7 @@ def _forget_later(environment: Environment, operation_id: str, standing: Standin
     while standing.record is not None and not standing.record.settled and standing.cas is not None:
         done = standing.record.becoming(environment.event("settled"), settled=True)
         (reply,) = yield from environment.perform(
-            Replace(key, standing.cas, encode(done), ttl=ttl_seconds(environment.options.retention))
+            Replace(key, standing.cas, encode(done), ttl=ttl_seconds(environment.options))
         )
         if isinstance(reply, Stored):
             return

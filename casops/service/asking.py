@@ -54,7 +54,10 @@ class Service:
         except Problem as problem:
             raise await self._if_unheard_of(problem, operation_id) from None
         try:
-            fingerprint = OperationWork(operation, operation_id).fingerprint
+            try:
+                fingerprint = OperationWork(operation, operation_id).fingerprint
+            except UsageError as error:  # its arguments do not come back from JSON as what they are
+                raise await self._if_unheard_of(of_error(error), operation_id) from None
             outcome, joined = await self._answer(operation, operation_id, fingerprint)
             return replies.answer(model, outcome, replayed=joined or outcome.replayed)
         except CasOpsError as error:

@@ -100,7 +100,8 @@ def tell(found: Outcome[Any] | Pending, model: type[Operation[Any]] | None) -> R
 def _encoded(model: type[Operation[Any]], outcome: Outcome[Any]) -> Any:
     """The result as JSON holds it.  Raises Problem where a model that has changed since no longer takes it."""
     try:
-        return encode_result(result_adapter(model), outcome.value)
+        encode_result(result_adapter(model), outcome.value)
+        return outcome.recorded  # to the letter, whatever a newer model would make of it
     except Exception:  # a model's own code may raise anything
         log.exception("the result of operation %s does not fit its type any more", outcome.operation_id)
         why = "it happened, but its stored result does not fit its type any more; the server's log tells more"

@@ -35,6 +35,7 @@ from casops.documents import dump
 from casops.errors import CasOpsError
 from casops.operations import Operation
 from casops.options import Options
+from casops.protocol.fate import ttl_seconds
 from casops.stores.memory import MemoryStore
 from casops.testing.checkers import Heard, Violation, Watcher, check_put_away, check_serial, committed_in, stage_in
 from casops.testing.programs import OPERATIONS, Purse, answer_of, engine_for, model_of, reading_model
@@ -125,7 +126,7 @@ class Scenario:
             case ["clock", seconds]:
                 self.pass_time(float(seconds))
             case ["forget"]:
-                self.pass_time(self.options.retention + 1)
+                self.pass_time((ttl_seconds(self.options) or 0) + 1)
             case ["deliver"]:
                 for name, request in self.held:
                     self.perform(name, request, "late")
