@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from casops import Operation, Options
+from casops import Operation, Options, StoreUnavailable
+from casops.messages import Refused, Steps, Unknown
 from casops.testing.checkers import Violation
 from casops.testing.programs import Burn, Move, Open, Put, Require
 from tests.callers_world import Actor, Follow, Odd, Plan, Scripted, Seeded, World
@@ -99,6 +100,22 @@ def test_worlds_of_seeds() -> None:
     for seed in range(WORLDS):
         told.update(lived(World(some_plan(seed), Seeded(seed))).told)
     assert {"applied", "declined", "OutcomeUnknown", "StoreUnavailable", "ZeroDivisionError"} <= told.keys()
+
+
+def test_the_same_seed_gives_the_same_world() -> None:
+    for seed in range(10):
+        first, again = (lived(World(some_plan(seed), Seeded(seed))).trace for _ in range(2))
+        assert first == again
+
+
+def test_it_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_asked(_again: object, failed: Refused | Unknown, *, durable: bool) -> Steps[None]:
+        raise StoreUnavailable(f"{failed.why}; this call changed nothing ({durable})")
+        yield
+
+    monkeypatch.setattr("casops.conversations._ask_again", not_asked)
+    with pytest.raises(Violation, match="told"):
+        all(lived(World(some_plan(seed), Seeded(seed))) for seed in range(100))
 
 
 def schedules(plan: Plan) -> Iterator[Scripted]:
