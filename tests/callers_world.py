@@ -89,13 +89,14 @@ _CALL: ContextVar[str] = ContextVar("call")
 
 
 class Follow(Operation[int], name="Follow"):
-    """Puts a coin into a purse that only the first one tells, so that it is not declared."""
+    """Puts a coin into a purse that only the first one tells, so that it is not declared.  In a thread it is slow."""
 
     purse: Ref[Purse]
     others: int
 
     def apply(self, documents: Documents) -> int:
         _CALL.get()  # it runs in the context of its caller
+        fibers.take(6.0)
         first = documents.get(self.purse)
         ref = Purse.ref(f"p{(first.coins if first else 0) % self.others}")
         other = documents.get(ref)
@@ -176,6 +177,7 @@ class Plan:
     most: int = 50  # callers that go together
     batches: int = 64  # in a conversation
     few: int = 4  # documents that are read with R(i)
+    stands_still: float = 0.05  # seconds that callers wait for those who lead
 
 
 class Chooser(Protocol):
@@ -784,6 +786,7 @@ class World:
     def _patched(self) -> Iterator[None]:
         new = {
             "casops.callers.MOST": self.plan.most,
+            "casops.callers.PATIENCE": self.plan.stands_still,
             "casops.conversations.MAX_BATCHES": self.plan.batches,
             "casops.protocol.at_once.FEW": self.plan.few,
             "casops.protocol.environment.Environment.fresh_id": lambda environment: self._fresh_id(environment),

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeAlias
 
 from casops import callers
 
-__all__ = ["Waits", "names_for_callers", "run", "wait_for"]
+__all__ = ["Waits", "names_for_callers", "run", "take", "wait_for"]
 
 Waits: TypeAlias = Callable[[], Awaitable[Any]]
 
@@ -71,6 +71,12 @@ def wait_for(waits: Waits) -> Any:
     """In a fiber: wait as a task does.  Raises KeyboardInterrupt if that is cancelled."""
     fiber: _Fiber = _here.fiber
     return fiber.wait_for(waits)
+
+
+def take(seconds: float) -> None:
+    """In a fiber: take so long.  Elsewhere nobody could go on meanwhile."""
+    if getattr(_here, "fiber", None) is not None:
+        wait_for(partial(asyncio.sleep, seconds))
 
 
 async def run(do: Callable[[], Any], goes_on: Callable[[], bool]) -> Any:

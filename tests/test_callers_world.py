@@ -55,6 +55,7 @@ def some_plan(seed: int) -> Plan:
         most=chance.choice((2, 3, 50)),
         batches=chance.choice((1, 2, 4, 64)),
         few=chance.choice((0, 4)),
+        stands_still=chance.choice((0.05, 5.0)),
     )
 
 
