@@ -638,7 +638,7 @@ class World:
             passed = until or 0.0
 
         if until is not None and (self._leaps > 0 or not self._pending):
-            steps.append((0.2, "time passes", partial(leap, int(bool(self._pending)))))
+            steps.append((max(0.2, self.plan.leaps / 10), "time passes", partial(leap, int(bool(self._pending)))))
         if self._late is not None:
             steps.append((0.3, "what nobody knew of comes to light", self._come_to_light))
         if self._losses > 0:

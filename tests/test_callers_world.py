@@ -142,6 +142,14 @@ SMALL = {
     "three": Plan(
         BOTH, {"i": ONE, "j": TWO, "k": Open(purse="p0", coins=1)}, [Actor([["i"], ["j"], ["k"]])], FEW, 1, 0, 0
     ),
+    "a refusal during a transfer": Plan(
+        BOTH,
+        {"r": Require(first="p1", second="p0", coins=2), "m": MOVE},
+        [Actor([["r"]]), Actor([["m"]])],
+        FEW,
+        switches=3,
+        parts=2,
+    ),
     "beside the stream log": Plan(BOTH, {"i": ONE}, [Actor([["i"]]), Actor([["i"]], log=True)], FEW, 1, 0, 2),
     "two processes": Plan(BOTH, {"i": MOVE, "j": BACK}, [Actor([["i"]]), Actor([["j"]])], FEW, 1, 0, 2),
     "beside a sweep and a cancel": Plan(

@@ -327,8 +327,14 @@ def hunt(mutant: Mutant) -> str:
     """What noticed it."""
     sys.meta_path.insert(0, Finder(mutant))
     from tests.callers_world import Seeded, World
-    from tests.test_callers_world import some_plan
+    from tests.test_callers_world import SMALL, schedules, some_plan
 
+    seldom = SMALL["a refusal during a transfer"]
+    for scripted in schedules(seldom):
+        try:
+            World(seldom, scripted).run()
+        except Exception as error:  # noqa: BLE001
+            return f"a refusal during a transfer: {type(error).__name__}: {error}"
     for seed in range(WORLDS):
         faulthandler.dump_traceback_later(HANGS, exit=True)
         try:
