@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-service test check format clean explore simulate mutants client-mutants soak service-soak bench
+.PHONY: demo demo-service test check format clean explore simulate mutants client-mutants callers-mutants soak service-soak bench
 
 demo: .venv/demo.installed  ## balance transfer for real: workers are killed, the books are proved
 	$(BIN)/python -m examples.balance_transfer chaos
@@ -43,6 +43,9 @@ service-soak: .venv/dev.installed  ## three servers, eight clients, a network th
 
 client-mutants: .venv/dev.installed  ## each rule of the client broken once
 	$(BIN)/python -m tests.mutants.client
+
+callers-mutants: .venv/dev.installed  ## each rule of what lies between fronts and a file broken once
+	$(BIN)/python -m tests.mutants.callers
 
 format: .venv/dev.installed
 	$(BIN)/ruff check --fix .

