@@ -211,6 +211,8 @@ def test_ctrl_c_at_any_line_lets_others_write(
                 sys.settrace(None)
 
         if fails:
+            if store._connection is not None:
+                store._connection.close()
             seeded: Any = Failing(connect(store._path), sqlite3.SQLITE_FULL, after=0)
             store._connection = seeded
         thread = threading.Thread(target=ask, daemon=True)
@@ -219,6 +221,7 @@ def test_ctrl_c_at_any_line_lets_others_write(
         assert not thread.is_alive()
         if isinstance(store._connection, Failing):
             assert not store._connection.in_transaction
+            store._connection.close()
             store._connection = None  # it was not come to
         assert isinstance(Asking(store, [Insert(Key("others", str(which)), "x")]).outcome()[0], Stored), which
         other.execute("BEGIN IMMEDIATE")  # nor is the file locked
