@@ -1,4 +1,4 @@
-"""`casops serve module:app` and `python -m casops serve module:app`.
+"""`casops serve module:app`, `casops outcome URL ID`, `casops pending URL`; also as `python -m casops …`.
 
 Must not be in here: anything but finding the command.
 """
@@ -9,7 +9,12 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-USAGE = "usage: casops serve MODULE:APP [options]     (casops serve --help tells more)\n"
+from casops.looking import COMMANDS, look
+
+USAGE = """usage: casops serve MODULE:APP [options]     (casops serve --help tells more)
+       casops outcome URL ID                 did it happen, and with what result?
+       casops pending URL                    what was declared and has not ended
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,6 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         sys.stdout.write(f"casops {version('casops')}\n")
         return 0
+    if arguments and arguments[0] in COMMANDS:
+        return look(arguments)
     if arguments[:1] != ["serve"]:
         asked = arguments[:1] in (["-h"], ["--help"])
         (sys.stdout if asked else sys.stderr).write(USAGE)

@@ -26,7 +26,7 @@ from casops.stores.memory import AsyncMemoryStore, MemoryStore
 from casops.stores.rows import TOMBSTONES
 from casops.stores.sqlite import BUSY_TIMEOUT, AsyncSqliteStore, SqliteStore
 
-__all__ = ["open_async_store", "open_store"]
+__all__ = ["file_of", "open_async_store", "open_store"]
 
 _COUCHBASE: Final = ("couchbase", "couchbases")
 
@@ -48,6 +48,12 @@ def open_async_store(url: str) -> AsyncStore:
         return found
     store = _open(url)
     return AsyncMemoryStore(store) if isinstance(store, MemoryStore) else AsyncSqliteStore(store)
+
+
+def file_of(url: str) -> str | None:
+    """The path of the file that a URL names; None: it names no file.  Raises UsageError."""
+    scheme, rest = _split(url)
+    return _path(rest.partition("?")[0], url) if scheme == "sqlite" else None
 
 
 def _split(url: str) -> tuple[str, str]:
