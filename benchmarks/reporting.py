@@ -163,7 +163,7 @@ def draw(results: Mapping[str, Any]) -> None:
             [each["resident_kib"] / 1024 for each in results["memory"].values()],
             marker="o",
         )
-        place.set(xlabel="operations", ylabel="resident memory, MiB", xscale="log", ylim=(0, None))
+        place.set(xlabel="operations", ylabel="resident memory, MiB", xscale="log", ylim=(0, 1.1 * place.get_ylim()[1]))
         _save(plot, figure, "memory")
 
 
