@@ -10,6 +10,7 @@ demo: .venv/demo.installed  ## balance transfer for real: workers are killed, th
 demo-service: .venv/demo-service.installed  ## two servers, one killed in the middle of a payment
 	$(BIN)/python -m examples.balance_transfer service
 
+# Three processes on two cores: tests wait about as long as they compute.
 test: .venv/dev.installed  ## all tests
 	$(BIN)/python -m pytest -n 3 $(ARGS)
 

@@ -281,7 +281,7 @@ class Engine:
             attempts=record.attempts,
             history=record.history,
             operation=record.operation,
-            recorded=record.result if record.state in ("proposed", "committed") else None,
+            recorded=record.result,
         )
 
     def _parked(self, each: Declared) -> bool:

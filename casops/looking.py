@@ -1,7 +1,8 @@
 """`casops outcome URL ID` and `casops pending URL`: what people ask of a store, on the command line.
 
 Only what writes nothing and does not depend on the options of an application (how long it remembers) or on its
-operations: who cancels, or finishes what was left, does it in Python, with these.
+operations: who cancels, or finishes what was left, does it in Python, with these.  Names are those of the documents
+that servers tell (casops.service.replies), which may not tell what a function raised, nor who was at work.
 
 Must not be in here: anything that changes a store.
 """
@@ -12,9 +13,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 from casops.errors import CasOpsError, UsageError
@@ -32,15 +32,17 @@ def look(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     try:
         with _opened(arguments.url) as casops:
-            told = _outcome(casops, arguments.id) if arguments.command == "outcome" else _pending(casops)
-            for each in told:
-                sys.stdout.write(json.dumps(each) + "\n")
-            sys.stdout.flush()
+            told = [_outcome(casops, arguments.id)] if arguments.command == "outcome" else _pending(casops)
+        for each in told:
+            sys.stdout.write(json.dumps(each) + "\n")
+        sys.stdout.flush()
     except CasOpsError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2 if isinstance(error, UsageError) else 1
-    except BrokenPipeError:  # whoever reads has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
+    except OSError as error:  # of the output: a full disk, or whoever reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try again at its end
+        if not isinstance(error, BrokenPipeError):
+            sys.stderr.write(f"error: what there is to tell could not be written: {error}\n")
         return 1
     except KeyboardInterrupt:
         return 130
@@ -70,25 +72,22 @@ def _opened(url: str) -> CasOps:
     return CasOps.open(url)
 
 
-def _outcome(casops: CasOps, operation_id: str) -> Iterator[dict[str, Any]]:
+def _outcome(casops: CasOps, operation_id: str) -> dict[str, Any]:
     found = casops.outcome(operation_id)
     if found is None:
         # Not "it did not happen": somebody may ask for it yet, or have asked long ago.
-        yield {"operation_id": operation_id, "status": "unknown"}
-    elif isinstance(found, Pending):
-        yield _told_pending(found)
-    else:
-        yield _told_outcome(found)
+        return {"operation_id": operation_id, "status": "unknown"}
+    return _told_pending(found) if isinstance(found, Pending) else _told_outcome(found)
 
 
-def _pending(casops: CasOps) -> Iterator[dict[str, Any]]:
-    yield from map(_told_pending, casops.pending())
+def _pending(casops: CasOps) -> list[dict[str, Any]]:
+    return [_told_pending(each) for each in casops.pending()]
 
 
 def _told_outcome(found: Outcome[Any]) -> dict[str, Any]:
     ended: dict[str, Any] = {"result": found.recorded} if found.status == "applied" else {}
     if found.refusal is not None:
-        ended = {"code": found.refusal.code, "details": dict(found.refusal.details)}
+        ended = {"refusal": {"code": found.refusal.code, "details": dict(found.refusal.details)}}
     return {
         "operation_id": found.operation_id,
         "status": found.status,
@@ -100,13 +99,12 @@ def _told_outcome(found: Outcome[Any]) -> dict[str, Any]:
 
 
 def _told_pending(found: Pending) -> dict[str, Any]:
-    since = None if found.since is None else datetime.fromtimestamp(found.since, UTC).isoformat(timespec="seconds")
     return {
         "operation_id": found.operation_id,
         "status": "pending",
         "state": found.state,
         "operation": found.operation,
-        "since": since,
+        "since": found.since,
         "worker": found.worker,
         "failures": found.failures,
         "last_error": found.last_error,

@@ -16,9 +16,9 @@ from typing import Final
 
 __all__ = ["check_numbers"]
 
-# Any other number that is not safe has 16 digits or more; a double holds every number of 15
-# (https://en.cppreference.com/w/cpp/types/numeric_limits/digits10).
-# Or it is so small that a double has fewer digits for it, or none (below 1e-307).
+# Any number that is not safe has 16 digits or more, for a double holds every number of 15
+# (https://en.cppreference.com/w/cpp/types/numeric_limits/digits10); or it is so small (below 1e-307) that a double
+# has fewer digits for it, or none.
 _LONG: Final = re.compile(r"[0-9.]{16}|[0-9][eE]-[0-9]{3}")
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from casops.errors import UsageError
 
 DAY = 86_400.0
-# Fifty years of seconds: more is a mistake in the unit, and moments after 2106 are none that Couchbase can hold.
 YEAR = 365 * DAY
+# Fifty years of seconds: more is a mistake in the unit, and moments after 2106 are none that Couchbase can hold.
 MOST = 50 * YEAR
 
 

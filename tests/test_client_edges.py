@@ -241,7 +241,7 @@ def test_a_place_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be opened"):
         PendingFile(tmp_path / "missing" / "pending.jsonl")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="is not a file"):
         PendingFile(tmp_path / "folder")
 
 

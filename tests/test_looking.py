@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from casops import CasOps, Documents, Operation, new_operation_id
 from casops.__main__ import main
 from tests.bank import Open, Transfer
 from tests.conftest import QUICK
+
+README = Path(__file__).parent.parent / "README.md"
 
 
 class Fails(Operation[None]):
@@ -50,8 +54,8 @@ def test_what_became_of_an_operation(url: str, capsys: pytest.CaptureFixture[str
     assert (paid["status"], paid["operation"], paid["result"], paid["attempts"]) == ("applied", "Transfer", recorded, 1)
     assert [event["what"] for event in paid["history"]] == ["declared", "proposed", "committed", "settled"]
     (refused,) = told(capsys, "outcome", url, "refused")
-    assert (refused["status"], refused["code"]) == ("declined", "insufficient_funds")
-    assert refused["details"]["balance"]
+    assert (refused["status"], refused["refusal"]["code"]) == ("declined", "insufficient_funds")
+    assert refused["refusal"]["details"]["balance"]
     assert "result" not in refused
     assert [each["status"] for each in told(capsys, "outcome", url, "never")] == ["cancelled"]
     # Of what nobody knows it is not said that it did not happen.
@@ -62,9 +66,10 @@ def test_what_became_of_an_operation(url: str, capsys: pytest.CaptureFixture[str
 
 
 def test_what_is_pending(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = time.time() - 600
     (fails,) = told(capsys, "pending", url)
     assert (fails["operation_id"], fails["state"], fails["parked"]) == ("fails", "declared", False)
-    assert fails["since"].endswith("+00:00")
+    assert before <= fails["since"] <= time.time()
     with CasOps.open(url, options=QUICK, operations=[Fails]) as casops:
         casops.recover()
     (again,) = told(capsys, "pending", url)
@@ -119,3 +124,33 @@ def test_whoever_reads_no_more_gets_no_traceback(url: str) -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(60) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+def test_a_full_disk_is_told(url: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "casops", "outcome", url, "paid"]
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("error: what there is to tell could not be written: ")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_the_lines_of_the_readme(url: str, tmp_path: Path) -> None:
+    lines = [
+        line for line in README.read_text().splitlines() if line.startswith(("casops outcome ", "casops pending "))
+    ]
+    assert len(lines) == 2
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for line, told in zip(lines, ("unknown", "pending"), strict=True):
+        ran = subprocess.run(
+            ["/bin/sh", "-c", line],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert json.loads(ran.stdout)["status"] == told

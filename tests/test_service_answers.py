@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import httpx
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, field_validator
 
 from casops import AsyncCasOps, CasOps, CasOpsError, Declined, Documents, Operation, Options, Ref, UsageError
 from casops.messages import Refused, Unknown
@@ -403,7 +403,7 @@ class Paid(BaseModel):
 
 
 class PaidSince(BaseModel):
-    note: str = Field(default="", exclude=True)
+    note: Literal["y"] = "y"
 
 
 class Pay(Operation[Paid]):
@@ -416,9 +416,7 @@ class PaySince(Operation[PaidSince], name="Pay"):
         return PaidSince()
 
 
-async def test_a_result_that_no_longer_fits_its_type_is_not_told_as_if_nothing_had_happened(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_a_result_that_no_longer_fits_its_type_is_not_told_as_if_nothing_had_happened() -> None:
     store = MemoryStore()
     with CasOps(store) as before:
         before.execute(Pay(), operation_id="p")
@@ -427,7 +425,6 @@ async def test_a_result_that_no_longer_fits_its_type_is_not_told_as_if_nothing_h
             told = problem(response, 500, "invariant-violation")
             assert told["detail"].startswith("it happened, but")
             assert told["happened"] == "unknown"
-    assert "note='x'" in caplog.text
 
 
 async def test_business_code_that_wants_to_end_the_process(caplog: pytest.LogCaptureFixture) -> None:

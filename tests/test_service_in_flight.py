@@ -360,6 +360,22 @@ async def test_threads_are_kept_no_more_than_needed_and_end_when_told() -> None:
     await until(lambda: count() == 0)
 
 
+async def test_where_no_thread_can_be_started_the_event_loop_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the end of the interpreter, for threads that outlive the main one."""
+
+    def none_left(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threads = Threads(1, "none")
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        assert await threads.run(lambda: threading.current_thread()) is threading.current_thread()
+        with pytest.raises(ZeroDivisionError):
+            await threads.run(lambda: 1 // 0)
+    assert await threads.run(lambda: threading.current_thread()) is not threading.current_thread()
+    threads.close()
+
+
 async def test_a_thread_whose_caller_is_gone_ends_in_silence() -> None:
     go, ended = threading.Event(), threading.Event()
 

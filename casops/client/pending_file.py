@@ -41,7 +41,7 @@ class PendingFile:
         self._lock = threading.Lock()
         self._dead = 0
         self._file = self._guard = -1
-        if self._path.exists() and not (self._path.is_file() or self._path.is_dir()):
+        if self._path.exists() and not self._path.is_file():
             # A device would be replaced by a file, and a pipe never ends.
             raise UsageError(f"the pending list {self._path} is not a file: name one, or a path where there is none")
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -37,7 +37,7 @@ class Service:
     def __init__(self, casops: CasOps, models: Iterable[type[Operation[Any]]], options: ServiceOptions) -> None:
         self.casops = casops
         self.options = options
-        self.models: Mapping[str, type[Operation[Any]]] = {each.operation_name: each for each in models}
+        self.models = tuple(dict.fromkeys(models))
         self.in_flight = InFlight(threads=options.threads, operations=options.in_flight, requests=options.requests)
         self.duties = Duties(casops, self.in_flight, options)
         self.closing = False
@@ -59,7 +59,7 @@ class Service:
             except UsageError as error:  # its arguments do not come back from JSON as what they are
                 raise await self._if_unheard_of(of_error(error), operation_id) from None
             outcome, joined = await self._answer(operation, operation_id, fingerprint)
-            return replies.answer(model, outcome, replayed=joined or outcome.replayed)
+            return replies.answer(outcome, replayed=joined or outcome.replayed)
         except CasOpsError as error:
             error.operation_id = operation_id
             raise of_error(error) from None
@@ -125,7 +125,7 @@ class Service:
         if found is None:
             why = "nobody has asked for this operation here, or it was forgotten"
             raise Problem("outcome-unheard", why, operation_id=operation_id)
-        return replies.tell(found, self.models.get(found.operation or ""))
+        return replies.tell(found)
 
     def _acknowledge(self, request: Request) -> None:
         text = ", ".join(request.headers.getlist(wire.ACKNOWLEDGE))

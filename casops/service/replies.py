@@ -7,7 +7,6 @@ Must not be in here: errors (problems.py).
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -15,14 +14,10 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from casops import wire
-from casops.business import encode_result
-from casops.errors import Cancelled, InvariantViolation
-from casops.operations import Operation, result_adapter
+from casops.errors import Cancelled
 from casops.outcome import Outcome, Pending
 from casops.records import Event
 from casops.service.problems import Problem, of_error
-
-log = logging.getLogger("casops.service")
 
 
 class Refusal(BaseModel):
@@ -58,7 +53,7 @@ class OutcomeDocument(BaseModel):
     history: list[Event]
 
 
-def answer(model: type[Operation[Any]], outcome: Outcome[Any], *, replayed: bool) -> Response:
+def answer(outcome: Outcome[Any], *, replayed: bool) -> Response:
     """The answer to whoever asked for the operation.  Raises Problem for a refusal."""
     headers = {wire.ATTEMPTS: str(outcome.attempts)}
     if replayed:
@@ -67,7 +62,7 @@ def answer(model: type[Operation[Any]], outcome: Outcome[Any], *, replayed: bool
         headers[wire.TAKEN_OVER] = "true"
     if outcome.status == "applied":
         # Not through a model's own dump: the recorded form has no computed fields and comes back as it was.
-        content = to_json(_encoded(model, outcome))
+        content = to_json(outcome.recorded)
         return Response(content, media_type="application/json", headers=headers)
     problem = refused(outcome)
     problem.headers.update(headers)
@@ -81,8 +76,8 @@ def refused(outcome: Outcome[Any]) -> Problem:
     return of_error(Cancelled("this operation was cancelled; it did not happen", operation_id=outcome.operation_id))
 
 
-def tell(found: Outcome[Any] | Pending, model: type[Operation[Any]] | None) -> Response:
-    """What is known of an operation, to whoever asks how it went.  `model`: its class, if this service has it."""
+def tell(found: Outcome[Any] | Pending) -> Response:
+    """What is known of an operation, to whoever asks how it went."""
     told = OutcomeDocument(
         operation_id=found.operation_id, operation=found.operation, status="pending", history=list(found.history)
     )
@@ -93,19 +88,8 @@ def tell(found: Outcome[Any] | Pending, model: type[Operation[Any]] | None) -> R
     if found.refusal is not None:
         told.refusal = Refusal(code=found.refusal.code, details=dict(found.refusal.details))
     elif found.status == "applied":
-        told.result = found.value if model is None else _encoded(model, found)
+        told.result = found.recorded
     return _json(told)
-
-
-def _encoded(model: type[Operation[Any]], outcome: Outcome[Any]) -> Any:
-    """The result as JSON holds it.  Raises Problem where a model that has changed since no longer takes it."""
-    try:
-        encode_result(result_adapter(model), outcome.value)
-        return outcome.recorded  # to the letter, whatever a newer model would make of it
-    except Exception:  # a model's own code may raise anything
-        log.exception("the result of operation %s does not fit its type any more", outcome.operation_id)
-        why = "it happened, but its stored result does not fit its type any more; the server's log tells more"
-        raise of_error(InvariantViolation(why, operation_id=outcome.operation_id)) from None
 
 
 def _json(told: OutcomeDocument) -> Response:

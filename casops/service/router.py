@@ -72,7 +72,7 @@ def _router(service: Service) -> APIRouter:
         tags=["operations"],
     )
     paths: dict[str, type[Operation[Any]]] = {}
-    for model in service.models.values():
+    for model in service.models:
         if (other := paths.setdefault(wire.path_of(model), model)) is not model:
             raise UsageError(f"{other.__name__} and {model.__name__} have the same path; give one of them an http_name")
     for name, model in paths.items():

@@ -1,4 +1,4 @@
-"""Hunts mutants of what lies between fronts and a file:  python -m tests.mutants.callers [NUMBER]
+"""Hunts mutants of what lies between fronts and a file:  python -m tests.mutants.callers [NUMBER | none]
 
 Each is one rule of casops.callers, casops.combining, casops.conversations or of an operation at once broken once;
 the worlds of tests/callers_world.py must notice.  With a number: that one alone, in this process.  Not listed: what
@@ -12,11 +12,13 @@ from __future__ import annotations
 import faulthandler
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.mutants.hunt import Finder
 from tests.mutants.listed import Mutant
 
 WORLDS = 2_500  # seeds that are lived before a mutant has survived
+SURVIVED, NOBODY = "SURVIVED", "none"
 HANGS = 20.0  # seconds in which a world must have come to its end, which takes it a hundredth of one
 
 
@@ -254,9 +256,10 @@ MUTANTS = [
 ]
 
 
-def hunt(mutant: Mutant) -> str:
-    """What noticed it."""
-    sys.meta_path.insert(0, Finder(mutant))
+def hunt(mutant: Mutant | None) -> str:
+    """What noticed it.  None: the source as it is."""
+    if mutant is not None:
+        sys.meta_path.insert(0, Finder(mutant))
     from tests.callers_world import Seeded, World
     from tests.test_callers_world import SMALL, schedules, some_plan
 
@@ -272,24 +275,29 @@ def hunt(mutant: Mutant) -> str:
             World(some_plan(seed), Seeded(seed)).run()
         except Exception as error:  # noqa: BLE001 - a mutant may break anything
             return f"world {seed}: {type(error).__name__}: {error}"
-    return "SURVIVED"
+    return SURVIVED
+
+
+def noticed(number: int | str) -> str:
+    command = [sys.executable, "-m", "tests.mutants.callers", str(number)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not ran.stdout and "Timeout" not in ran.stderr:
+        raise SystemExit(ran.stderr)
+    return (ran.stdout.strip().splitlines() or ["a world does not come to its end"])[-1][:110]
 
 
 def main() -> int:
     if len(sys.argv) > 1:
-        sys.stdout.write(hunt(MUTANTS[int(sys.argv[1])]) + "\n")
+        sys.stdout.write(hunt(None if sys.argv[1] == NOBODY else MUTANTS[int(sys.argv[1])]) + "\n")
         return 0
+    if noticed(NOBODY) != SURVIVED:
+        raise SystemExit(f"the worlds find something without any mutant: {noticed(NOBODY)}")
     survived = 0
-    for number, mutant in enumerate(MUTANTS):
-        command = [sys.executable, "-m", "tests.mutants.callers", str(number)]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        if not ran.stdout and "Timeout" not in ran.stderr:
-            raise SystemExit(ran.stderr)
-        told = ran.stdout.strip().splitlines() or ["a world does not come to its end"]
-        by = told[-1][:110]
-        survived += by == "SURVIVED"
-        sys.stdout.write(f"{mutant.file:22} {mutant.name:58} {by}\n")
-        sys.stdout.flush()
+    with ThreadPoolExecutor(2) as pool:
+        for mutant, by in zip(MUTANTS, pool.map(noticed, range(len(MUTANTS))), strict=True):
+            survived += by == SURVIVED
+            sys.stdout.write(f"{mutant.file:22} {mutant.name:58} {by}\n")
+            sys.stdout.flush()
     sys.stdout.write(f"{len(MUTANTS)} mutants, {survived} survived\n")
     return 1 if survived else 0
 
