@@ -28,7 +28,7 @@ COMMANDS = ("outcome", "pending")
 
 
 def look(argv: Sequence[str]) -> int:
-    """Print a line of JSON for each operation.  The exit status: 0 told, 1 the store is in trouble, 2 wrong use."""
+    """Print a line of JSON for each operation.  The exit status: 0 told, 1 could not be, 2 wrong use."""
     arguments = _parser().parse_args(argv)
     try:
         with _opened(arguments.url) as casops:
