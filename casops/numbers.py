@@ -10,21 +10,24 @@ Must not be in here: documents, what follows from it.
 from __future__ import annotations
 
 import json
-import re
 from decimal import Context, Decimal, InvalidOperation
 from typing import Final
 
 __all__ = ["check_numbers"]
 
-# Any number that is not safe has 16 digits or more, for a double holds every number of 15
-# (https://en.cppreference.com/w/cpp/types/numeric_limits/digits10); or it is so small (below 1e-307) that a double
-# has fewer digits for it, or none.
-_LONG: Final = re.compile(r"[0-9.]{16}|[0-9][eE]-[0-9]{3}")
+# The shape of a text: each digit and point is 0, each e is small.  Any number that is not safe has 16 digits or more,
+# for a double holds every number of 15 (https://en.cppreference.com/w/cpp/types/numeric_limits/digits10); or it is so
+# small (below 1e-307) that a double has fewer digits for it, or none.  Nearly all texts have neither, and this sees it
+# at a ninth of what a regular expression costs, which was most of an operation on a document of a megabyte.
+_SHAPE: Final = bytes.maketrans(b"123456789.E", b"0000000000e")
+_LONG: Final = b"0" * 16
+_SMALL: Final = b"0e-000"
 
 
 def check_numbers(text: str) -> None:
     """Raises ValueError if the JSON text has a number with a fraction or an exponent that no double says."""
-    if _LONG.search(text) is not None:
+    shape = text.encode().translate(_SHAPE)
+    if _LONG in shape or _SMALL in shape:
         json.loads(text, parse_float=_check)
 
 

@@ -12,9 +12,10 @@ Must not be in here: JSON, what follows from a difference.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -29,6 +30,9 @@ _PLAIN: Final = frozenset({str, int, bool, bytes, type(None)})
 
 _BY_IDENTITY: Final[Any] = object.__eq__
 
+# Classes of which it is kept how they are compared: those of a few hundred models, and no end of those made on the fly.
+KINDS: Final = 1024
+
 
 def difference(a: Any, b: Any) -> str | None:
     """None if they are the same, otherwise where they are not ("" at the top).
@@ -37,22 +41,24 @@ def difference(a: Any, b: Any) -> str | None:
     """
     if a is b:
         return None  # as members of an Enum are, which lead to themselves again
-    kind = type(a)
+    kind: Any = type(a)
     if kind in _PLAIN and kind is type(b):
         return None if a == b else ""
-    if isinstance(a, BaseModel) or is_dataclass(a):
-        return _of_models(a, b) if _of_one_kind(a, b) else ""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return _of_members(a, b)
-    if isinstance(a, SEQUENCES) and isinstance(b, SEQUENCES):
-        return _of_members(dict(enumerate(a)), dict(enumerate(b)))
-    if isinstance(a, SETS) and isinstance(b, SETS):
-        found = {each: each for each in b}
-        return None if a == b and all(difference(each, found[each]) is None for each in a) else ""
-    if kind is type(b) and kind.__eq__ is _BY_IDENTITY and hasattr(a, "__dict__"):
-        return _of_members(vars(a), vars(b))
-    # `!=` of a NaN with itself is the one way to tell it, whether float or Decimal.
-    return None if bool(a == b) or bool(a != a and b != b) or _one_moment(a, b) else ""
+    return _comparison(kind)(a, b)
+
+
+@lru_cache(KINDS)
+def _comparison(kind: type[Any]) -> Callable[[Any, Any], str | None]:
+    """How what is of this class is compared with others: to find out takes longer than most comparisons."""
+    if issubclass(kind, BaseModel) or is_dataclass(kind):
+        return _of_models
+    if issubclass(kind, Mapping):
+        return _of_mappings
+    if issubclass(kind, SEQUENCES):
+        return _of_sequences
+    if issubclass(kind, SETS):
+        return _of_sets
+    return _of_objects if kind.__eq__ is _BY_IDENTITY else _of_values
 
 
 def members_of(thing: Any) -> Mapping[str, Any]:
@@ -66,8 +72,10 @@ def members_of(thing: Any) -> Mapping[str, Any]:
 
 
 def _of_models(a: Any, b: Any) -> str | None:
+    if not _of_one_kind(a, b):
+        return ""
     found = _of_members(members_of(a), members_of(b))
-    if found is not None or not isinstance(a, BaseModel):
+    if found is not None or not isinstance(a, BaseModel) or not (a.__pydantic_extra__ or b.__pydantic_extra__):
         return found
     return min(_hidden(a) ^ _hidden(b), default=None)
 
@@ -76,6 +84,34 @@ def _hidden(model: BaseModel) -> set[str]:
     """Values that the model does not know and that have the name of a field, which has another value."""
     extra, own = model.__pydantic_extra__ or {}, model.__dict__
     return {name for name, value in extra.items() if name in own and difference(value, own[name]) is not None}
+
+
+def _of_mappings(a: Mapping[Any, Any], b: Any) -> str | None:
+    return _of_members(a, b) if isinstance(b, Mapping) else _of_values(a, b)
+
+
+def _of_sequences(a: Sequence[Any], b: Any) -> str | None:
+    if not isinstance(b, SEQUENCES):
+        return _of_values(a, b)
+    return _of_members(dict(enumerate(a)), dict(enumerate(b)))
+
+
+def _of_sets(a: Set[Any], b: Any) -> str | None:
+    if not isinstance(b, SETS) or a != b:
+        return _of_values(a, b)
+    found = {each: each for each in b}
+    return None if all(difference(each, found[each]) is None for each in a) else ""
+
+
+def _of_objects(a: Any, b: Any) -> str | None:
+    if type(a) is type(b) and hasattr(a, "__dict__"):
+        return _of_members(vars(a), vars(b))
+    return _of_values(a, b)
+
+
+def _of_values(a: Any, b: Any) -> str | None:
+    # `!=` of a NaN with itself is the one way to tell it, whether float or Decimal.
+    return None if bool(a == b) or bool(a != a and b != b) or _one_moment(a, b) else ""
 
 
 def _of_members(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> str | None:

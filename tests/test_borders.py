@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from decimal import Decimal
+import random
+from decimal import Context, Decimal
 
 import pytest
 from pydantic import AliasPath, BaseModel, Field
@@ -154,6 +155,26 @@ def test_a_small_number_that_no_double_says_is_one_that_would_be_rounded(number:
 def test_what_a_double_says_is_no_harm(number: str) -> None:
     check_numbers(json.dumps({"iban": "DE89370400440532013000"}))
     check_numbers(f'{{"a":[{number}]}}')
+
+
+def test_the_quick_look_at_numbers_lets_none_through_that_would_be_rounded() -> None:
+    chance = random.Random(7)
+    refused = 0
+    for _ in range(3_000):
+        digits = "".join(chance.choice("0123456789") for _ in range(chance.randint(1, 20)))
+        point = chance.randint(0, len(digits))
+        text = f"{int(digits[:point] or 0)}.{digits[point:] or 0}"
+        exponent = chance.randint(-340, 280)  # beyond it is infinity, which nothing that is written may hold
+        text += chance.choice(["", "", f"{chance.choice('eE')}{exponent}"])
+        exact, double = Decimal(text), float(text)
+        said = [Decimal(repr(double)), Context(prec=max(len(exact.as_tuple().digits), 1)).create_decimal(double)]
+        try:
+            check_numbers(f'[{{"x":{text}}}]')
+            assert exact in said, text
+        except ValueError:
+            assert exact not in said, text
+            refused += 1
+    assert 300 < refused < 2_700  # of either kind there are many
 
 
 class Faulty(Exception):
