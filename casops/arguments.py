@@ -20,58 +20,78 @@ import json
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from decimal import Decimal
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, RootModel
 
 from casops.errors import UsageError, text_of
 from casops.operations import Operation
-from casops.sameness import SEQUENCES, SETS, difference, members_of
+from casops.sameness import KINDS, PLAIN, SEQUENCES, SETS, difference, members_of
 
-__all__ = ["fingerprint_of", "restorable"]
+__all__ = ["fingerprint_of", "restored", "text_of_arguments"]
+
+R = TypeVar("R")
 
 # One text for equal arguments, for ever: fingerprints are stored.
 _to_text: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
-def restorable(operation: Operation[Any]) -> tuple[str, Operation[Any]]:
-    """Its arguments as JSON, and another operation made of that.
-
-    Raises UsageError if the other one is not the same.
-    """
-    model = type(operation)
+def text_of_arguments(operation: Operation[Any]) -> str:
+    """Its arguments as JSON.  Raises UsageError if there is none."""
     try:
         # round_trip leaves out computed fields, which are no arguments.
-        text = operation.model_dump_json(by_alias=True, round_trip=True, warnings=False)
+        return operation.model_dump_json(by_alias=True, round_trip=True, warnings=False)
+    except Exception as error:  # noqa: BLE001 - of pydantic, of a codec underneath, of the model's own code
+        raise _not_json(operation, error) from None
+
+
+def restored(operation: Operation[R], text: str) -> Operation[R]:
+    """Another operation, made of the text of this one's arguments.  Raises UsageError if it is not the same."""
+    model = type(operation)
+    try:
         again = model.model_validate_json(text)
         where = difference(operation, again)
-    except Exception as error:  # noqa: BLE001 - of pydantic, of a codec underneath, of the model's own code
-        why = " ".join(text_of(error).split())
-        raise UsageError(
-            f"the arguments of {model.__name__} do not survive JSON: {why:.300}; nothing happened"
-        ) from None
+    except Exception as error:  # noqa: BLE001 - see text_of_arguments
+        raise _not_json(operation, error) from None
     if where is not None:
         raise UsageError(
             f"the arguments of {model.__name__} do not survive JSON: {where or 'they'} would come back as something "
             "else (a validator that changes what is valid already, a field that is left out, masked, of a subclass, or "
             "of a type that does not say what it holds); nothing happened"
         )
-    return text, again
+    return again
 
 
 def fingerprint_of(operation: Operation[Any]) -> str:
-    """64 characters that equal arguments of the same operation have in common, and no others."""
-    told = _canonical(operation, operation.model_dump(mode="json", by_alias=False, round_trip=True, warnings=False))
-    if isinstance(told, dict):
-        told = {name: each for name, each in told.items() if not _at_its_default(operation, name)}
-    return hashlib.sha256(_to_text([operation.operation_name, told]).encode()).hexdigest()
+    """64 characters that equal arguments of the same operation have in common, and no others.  Raises UsageError."""
+    try:
+        told = _canonical(operation, operation.model_dump(mode="json", by_alias=False, round_trip=True, warnings=False))
+        if isinstance(told, dict):
+            model: Any = type(operation)
+            for name in _with_defaults(model):
+                if name in told and _at_its_default(operation, name):
+                    del told[name]
+        return hashlib.sha256(_to_text([operation.operation_name, told]).encode()).hexdigest()
+    except Exception as error:  # noqa: BLE001 - see text_of_arguments
+        raise _not_json(operation, error) from None
+
+
+def _not_json(operation: Operation[Any], error: Exception) -> UsageError:
+    why = " ".join(text_of(error).split())
+    return UsageError(f"the arguments of {type(operation).__name__} do not survive JSON: {why:.300}; nothing happened")
+
+
+@lru_cache(KINDS)
+def _with_defaults(model: Any) -> tuple[str, ...]:
+    """The arguments that have a default by themselves."""
+    fields = model.__pydantic_fields__.items()
+    return tuple(name for name, f in fields if not (f.is_required() or f.default_factory_takes_validated_data))
 
 
 def _at_its_default(operation: Operation[Any], name: str) -> bool:
-    field = type(operation).__pydantic_fields__.get(name)
-    if field is None or field.is_required() or field.default_factory_takes_validated_data:
-        return False
-    value, default = getattr(operation, name), field.get_default(call_default_factory=True)
+    value = getattr(operation, name)
+    default = type(operation).__pydantic_fields__[name].get_default(call_default_factory=True)
     # 5 is not validated where it is the default of a Decimal; but 1 is not True.
     return isinstance(value, bool) == isinstance(default, bool) and difference(value, default) is None
 
@@ -81,6 +101,8 @@ def _canonical(value: Any, told: Any) -> Any:
 
     Only where it became what it does by itself: a serializer of the user's knows what it tells.
     """
+    if type(value) in PLAIN:
+        return told
     while isinstance(value, RootModel):
         value = value.root
     if isinstance(told, str):

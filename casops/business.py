@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar, cast
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import to_json, to_jsonable_python
 
-from casops.arguments import fingerprint_of, restorable
+from casops.arguments import fingerprint_of, restored, text_of_arguments
 from casops.documents import Documents, NotRead, Ref
 from casops.errors import (
     Cancelled,
@@ -50,9 +50,10 @@ class OperationWork(Generic[R]):
         self._owner = owner
         self.adapter: TypeAdapter[R] = result_adapter(type(operation))
         self.name = operation.operation_name
+        self._same: Operation[R] | None = None
         try:
-            self.arguments, self._same = restorable(operation)
-            self.fingerprint = fingerprint_of(operation)
+            # Both now, for whoever asked may change what it has put into its operation.
+            self._text, self.fingerprint = text_of_arguments(operation), fingerprint_of(operation)
         except UsageError as error:
             error.operation_id = operation_id
             raise
@@ -61,24 +62,46 @@ class OperationWork(Generic[R]):
         # More than it may look at cannot be read ahead: it is read as it is looked at.
         self.declared: tuple[Key, ...] = tuple(keys) if len(keys) <= MAX_DOCUMENTS else ()
 
+    @property
+    def arguments(self) -> str:
+        """JSON text.  Raises as check_arguments does."""
+        self.check_arguments()
+        return self._text
+
+    def check_arguments(self) -> None:
+        """Raise UsageError if their text would not give them back."""
+        self._restored()
+
+    def _restored(self) -> Operation[R]:
+        """What a sweep or a server would run.  An operation that has ended is looked up without it."""
+        if self._same is None:  # no cached_property: in Python 3.11 that has one lock for all
+            try:
+                self._same = restored(self._operation, self._text)
+            except UsageError as error:
+                error.operation_id = self._operation_id
+                raise
+        return self._same
+
     def evaluate(self, values: Mapping[Key, Value]) -> Evaluation:
+        """Raises as check_arguments does."""
+        same = self._restored()
         documents = Documents(values)
         evaluation: Evaluation
         try:
             with running_for(self._owner):
-                evaluation = self._apply(documents)
+                evaluation = self._apply(same, documents)
         except NotRead:
             evaluation = Wants(frozenset(documents.wanted))
-        if difference(self._operation, self._same) is not None:
+        if difference(self._operation, same) is not None:
             why = "apply must not change its arguments, for it may have to run again with them"
             return self._failed(UsageError(why), True, documents)
         # Business code that swallowed our interruption went on with what it had not read.
         return Wants(frozenset(documents.wanted)) if documents.wanted else evaluation
 
-    def _apply(self, documents: Documents) -> Evaluation:
+    def _apply(self, same: Operation[R], documents: Documents) -> Evaluation:
         try:
             # What a sweep or a server would run, so that a difference is seen at once, not on the day of a crash.
-            result: Any = self._same.apply(documents)
+            result: Any = same.apply(documents)
             if inspect.isawaitable(result):
                 if inspect.iscoroutine(result):
                     result.close()

@@ -5,8 +5,8 @@ Must not be in here: stores, rules of the protocol.
 
 from __future__ import annotations
 
+import os
 import random
-import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def local_reply(request: Request) -> Clock | str:
     if isinstance(request, ReadClock):
         return Clock(_monotonic(), time.time())
     if isinstance(request, FreshId):
-        return secrets.token_hex(16)
+        return os.urandom(16).hex()
     raise TypeError(f"not a request of the protocol: {request!r}")
 
 

@@ -20,17 +20,18 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-__all__ = ["SEQUENCES", "SETS", "difference", "members_of"]
+__all__ = ["KINDS", "PLAIN", "SEQUENCES", "SETS", "difference", "members_of"]
 
 SEQUENCES: Final = (list, tuple, deque)
 SETS: Final = (set, frozenset)
 
 # What most fields are; no class of a user's has a say in how they compare.
-_PLAIN: Final = frozenset({str, int, bool, bytes, type(None)})
+PLAIN: Final = frozenset({str, int, bool, bytes, type(None)})
 
 _BY_IDENTITY: Final[Any] = object.__eq__
 
-# Classes of which it is kept how they are compared: those of a few hundred models, and no end of those made on the fly.
+# Classes of which something is kept that takes long to find out: those of a few hundred models, and no more of those
+# that are made on the fly.
 KINDS: Final = 1024
 
 
@@ -42,7 +43,7 @@ def difference(a: Any, b: Any) -> str | None:
     if a is b:
         return None  # as members of an Enum are, which lead to themselves again
     kind: Any = type(a)
-    if kind in _PLAIN and kind is type(b):
+    if kind in PLAIN and kind is type(b):
         return None if a == b else ""
     return _comparison(kind)(a, b)
 

@@ -11,11 +11,13 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
     BeforeValidator,
@@ -33,7 +35,8 @@ from pydantic import (
 )
 
 from casops import CasOps, Declined, Document, Documents, InvalidDocument, Operation, OperationMismatch, Ref, UsageError
-from casops.arguments import fingerprint_of, restorable
+from casops.arguments import fingerprint_of, restored, text_of_arguments
+from casops.business import OperationWork
 from casops.operations import result_type
 from casops.sameness import difference
 
@@ -177,7 +180,8 @@ def test_arguments_that_would_come_back_as_others_are_refused(operation: Operati
     ids=lambda each: type(each).__name__,
 )
 def test_other_arguments_come_back(operation: Operation[Any]) -> None:
-    text, again = restorable(operation)
+    text = text_of_arguments(operation)
+    again = restored(operation, text)
     assert type(operation).model_validate_json(text) == again or "NaN" in text
     assert fingerprint_of(again) == fingerprint_of(operation)
 
@@ -197,7 +201,7 @@ class Moment(Operation[None]):
 def test_an_hour_that_comes_twice_or_never(at: tuple[int, int, int, int, int], fold: int) -> None:
     """Nothing of another zone is ever equal to it (PEP 495), not even what it becomes in JSON."""
     moment = Moment(at=datetime(*at, tzinfo=ZoneInfo("Europe/Berlin"), fold=fold))
-    _, again = restorable(moment)
+    again = restored(moment, text_of_arguments(moment))
     assert fingerprint_of(again) == fingerprint_of(moment)
     assert difference(moment.at, moment.at.astimezone(UTC) + timedelta(seconds=1)) == ""
 
@@ -224,6 +228,53 @@ def test_whatever_a_model_raises_is_told_with_the_id() -> None:
     with CasOps.open("memory://") as casops, pytest.raises(UsageError, match="do not survive JSON") as caught:
         casops.run(operation, operation_id="i")
     assert caught.value.operation_id == "i"
+
+
+class Taken(Operation[str], name="changing"):
+    amount: Decimal
+
+    def apply(self, documents: Documents) -> str:
+        return "paid"
+
+
+class Doubling(Operation[str], name="changing"):
+    amount: Annotated[Decimal, AfterValidator(lambda amount: amount * 2)]
+
+    def apply(self, documents: Documents) -> str:
+        return "paid twice"
+
+
+def test_what_has_ended_is_told_although_its_arguments_would_not_come_back_any_more(tmp_path: Path) -> None:
+    with CasOps.open(f"sqlite:///{tmp_path}/a.db") as casops:
+        casops.run(Taken(amount=Decimal(5)), operation_id="i")
+    with CasOps.open(f"sqlite:///{tmp_path}/a.db") as casops:  # of the next version of the application
+        assert casops.run(Doubling(amount=Decimal("2.5")), operation_id="i") == "paid"
+        with pytest.raises(UsageError, match="do not survive JSON") as caught:
+            casops.run(Doubling(amount=Decimal("2.5")), operation_id="j")
+        assert caught.value.happened is False
+        assert casops.outcome("j") is None
+
+
+class Filled(BaseModel):
+    amount: int
+
+
+class Purchase(Operation[int]):
+    basket: Filled
+
+    def apply(self, documents: Documents) -> int:
+        return self.basket.amount
+
+
+def test_what_is_changed_after_it_was_asked_for_is_not_carried_out() -> None:
+    """Its fingerprint would be of one amount, and its effect of another one."""
+    basket = Filled(amount=1)
+    work = OperationWork(Purchase(basket=basket), "i")
+    basket.amount = 2
+    with pytest.raises(UsageError, match=r"basket\.amount would come back as something else"):
+        work.evaluate({})
+    with pytest.raises(UsageError, match=r"basket\.amount would come back as something else"):
+        _ = work.arguments
 
 
 # --- fingerprints ---------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def at_once(
     Raises OutcomeUnknown, InvariantViolation, StoreFailed, TimeUp.  Whether R(i) is of this operation is not looked at.
     """
     record_key, declared = result_key(operation_id), intention_key(operation_id)
-    began = environment.event("declared")
+    began: Event | None = None
     few = work.declared if len(work.declared) <= FEW else ()
     for number in range(TRIES):
         # That it is declared is seldom, and stops the write anyway: it is only looked at if something did.
@@ -89,6 +89,7 @@ def at_once(
         standing, intention = standing_of(documents.pop(record_key), operation_id), documents.pop(declared, None)
         if standing.final:
             return Ended(operation_id, standing, replayed=True)
+        began = began or environment.event("declared")
         if standing.record is not None or isinstance(intention, Version):
             return None
         evaluation = yield from _evaluate(environment, work, foresight, documents)

@@ -29,22 +29,28 @@ class Declaration:
         self._work = work
         self._key = intention_key(operation_id)
         self.call = call
-        self.intention = Intention(
-            operation=work.name,
-            fingerprint=work.fingerprint,
-            arguments=work.arguments,
-            call=call,
-            worker=environment.worker,
-            at=environment.now.wall,
-        )
+        self._intention: Intention | None = None
         self.cas: int | None = None  # known if this call declared it or took it over, or a sweep found it
         self._swept = False  # a sweep found it, it may be long ago
         self._mine = False  # this call declared it: it may withdraw it
         self.in_doubt = False  # a write of it by this call may have landed, or land yet, without our knowing
 
+    @property
+    def intention(self) -> Intention:
+        if self._intention is None:  # what has ended, or takes one write, has no use for it
+            self._intention = Intention(
+                operation=self._work.name,
+                fingerprint=self._work.fingerprint,
+                arguments=self._work.arguments,
+                call=self.call,
+                worker=self._environment.worker,
+                at=self._environment.now.wall,
+            )
+        return self._intention
+
     def found(self, intention: Intention, cas: int) -> None:
         """Go on with an intention that a sweep found."""
-        self.intention, self.cas, self._swept = intention, cas, True
+        self._intention, self.cas, self._swept = intention, cas, True
 
     def request(self) -> Insert:
         return Insert(self._key, encode(self.intention))
@@ -74,7 +80,7 @@ class Declaration:
             return False  # it was settled and removed just now
         standing = decode_intention(found.body, self._id)
         check_fingerprint(self._work, self._id, standing.fingerprint)
-        self.intention = standing
+        self._intention = standing
         if standing.call == self.call:
             self.heard(Stored(found.cas))  # our own write, whose reply was lost
         return standing.call == self.call
@@ -87,8 +93,8 @@ class Declaration:
         Raises OperationMismatch, StoreFailed, TimeUp.
         """
         while not self._mine:
-            self.intention = replace(self.intention, call=self.call)
-            text = encode(self.intention)
+            self._intention = replace(self.intention, call=self.call)
+            text = encode(self._intention)
             (reply,) = yield from self._environment.perform(
                 Insert(self._key, text) if self.cas is None else Replace(self._key, self.cas, text)
             )
@@ -103,9 +109,9 @@ class Declaration:
                 if self._swept:  # it has ended since the sweep saw it, and its result may even be forgotten
                     raise StoreFailed(Refused("its intention was taken away during the sweep"))
                 continue
-            self.cas, self.intention = found.cas, decode_intention(found.body, self._id)
-            check_fingerprint(self._work, self._id, self.intention.fingerprint)
-            if self.intention.call == self.call:
+            self.cas, self._intention = found.cas, decode_intention(found.body, self._id)
+            check_fingerprint(self._work, self._id, self._intention.fingerprint)
+            if self._intention.call == self.call:
                 return
 
     def count(self, error: BaseException) -> Steps[None]:

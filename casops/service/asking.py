@@ -55,10 +55,11 @@ class Service:
             raise await self._if_unheard_of(problem, operation_id) from None
         try:
             try:
-                fingerprint = OperationWork(operation, operation_id).fingerprint
+                work = OperationWork(operation, operation_id)
+                work.check_arguments()
             except UsageError as error:  # its arguments do not come back from JSON as what they are
                 raise await self._if_unheard_of(of_error(error), operation_id) from None
-            outcome, joined = await self._answer(operation, operation_id, fingerprint)
+            outcome, joined = await self._answer(operation, operation_id, work.fingerprint)
             return replies.answer(outcome, replayed=joined or outcome.replayed)
         except CasOpsError as error:
             error.operation_id = operation_id
