@@ -290,9 +290,10 @@ class AsyncSettler:
         return self._hurried or self._closing or len(self._waiting) >= self._engine.options.settle_together
 
     async def _settle(self, batch: list[Unsettled]) -> None:
-        errors: list[Exception | None]
+        errors: list[Exception | None] = [None for _ in batch]
         try:
             errors = await adrive(together([self._engine.settle(*each) for each in batch]), self._store)
         except Exception as error:  # noqa: BLE001 - settling is a courtesy; the answer was given
             errors = [error for _ in batch]
-        report(batch, errors)
+        finally:  # a cancelled task, too, lets others have the documents
+            report(batch, errors)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 from pydantic import BaseModel, TypeAdapter
-from pydantic_core import to_json, to_jsonable_python
+from pydantic_core import from_json, to_json, to_jsonable_python
 
 from casops.arguments import fingerprint_of, restored, text_of_arguments
 from casops.documents import Documents, NotRead, Ref
@@ -27,13 +27,16 @@ from casops.errors import (
 )
 from casops.messages import Key
 from casops.operations import Operation, result_adapter
-from casops.protocol.limits import MAX_DOCUMENTS
+from casops.protocol.limits import MAX_DOCUMENTS, MAX_RESULT
 from casops.protocol.work import Evaluation, Failed, Refused, Success, Value, Wants
 from casops.running import running_for
 from casops.sameness import difference
 from casops.validating import misfit
 
 R = TypeVar("R")
+
+# Levels of JSON that records and answers put around a result, and some more.
+AROUND: Final = 16
 
 
 class OperationWork(Generic[R]):
@@ -111,7 +114,7 @@ class OperationWork(Generic[R]):
             try:
                 # As it is stored: what JSON has no number for (infinity) is null for everybody.
                 details = to_jsonable_python(dict(refusal.details), inf_nan_mode="null", fallback=_name)
-                to_json([refusal.code, details])  # half of a surrogate pair is found out only here
+                from_json(_recorded([refusal.code, details]))  # half of a surrogate pair is found out only here
                 return Refused(refusal.code, details, documents.looked_at)
             except Exception as error:  # noqa: BLE001 - of pydantic, of the application's own code
                 return self._failed(
@@ -147,19 +150,36 @@ def _name(detail: object) -> str:
 
 def encode_result(adapter: TypeAdapter[R], result: R) -> Any:
     """A result as JSON holds it.  Raises InvalidDocument if it would come back as something else."""
+
     try:
-        value = adapter.dump_python(result, mode="json", by_alias=True, round_trip=True, warnings=False)
-        back: Any = adapter.validate_json(to_json(value, inf_nan_mode="null"))  # as it is stored
+        text = _recorded(_told(adapter, result))
+        back: Any = adapter.validate_json(text)
         meant: Any = adapter.validate_python(result)  # 1 where a float is the type means 1.0
+        value = _told(adapter, back)  # as its type has it: a Decimal(5) where an int is the type is 5, not "5"
+        again = back if (stored := _recorded(value)) == text else adapter.validate_json(stored)
     except Exception as error:  # noqa: BLE001 - of pydantic, of a codec underneath, of the model's own code
         raise InvalidDocument(
             f"the result {shown(result)} does not fit its type: {misfit(error)}; nothing was written"
         ) from None
-    if type(back) is not type(meant) or difference(back, meant) is not None:
+    if type(back) is not type(meant) or difference(back, meant) is not None or difference(again, back) is not None:
         raise InvalidDocument(
             f"the result {shown(result)} would come back from JSON as {shown(back)}; nothing was written"
         )
     return value
+
+
+def _told(adapter: TypeAdapter[R], result: R) -> Any:
+    return adapter.dump_python(result, mode="json", by_alias=True, round_trip=True, warnings=False)
+
+
+def _recorded(value: Any) -> bytes:
+    """What becomes of a value in R(i), which must be able to be written and read.  Raises ValueError."""
+    text = to_json(value, inf_nan_mode="null")
+    if len(text) > MAX_RESULT:
+        raise ValueError(f"it has {len(text):,} bytes of JSON, {MAX_RESULT:,} are allowed")
+    if text.count(b"[") + text.count(b"{") > AROUND:
+        from_json(b"[" * AROUND + text + b"]" * AROUND)  # there is a limit to what is read
+    return text
 
 
 def decode_result(adapter: TypeAdapter[R], value: Any) -> R:

@@ -129,7 +129,7 @@ class Documents:
 
     def __init__(self, values: Mapping[Key, Value]) -> None:
         self._values = values
-        self._types: dict[Key, type[Document]] = {}
+        self._types: dict[Key, type[Document]] = {}  # of all that was looked at
         self._present: dict[Key, Document | None] = {}
         self.wanted: set[Key] = set()  # for casops: what has to be read before the next run
 
@@ -148,7 +148,7 @@ class Documents:
                 self.wanted.add(key)
                 raise NotRead
             body = self._values[key].body
-            self._types[key] = ref.model
+            self._types[key] = ref.model  # whether or not it fits: that it does not is something to go by, too
             self._present[key] = None if body is None else load(ref.model, key, body)
         elif self._types[key] is not ref.model:
             raise UsageError(f"{key} is used both as {self._types[key].__name__} and as {ref.model.__name__}")
@@ -186,16 +186,19 @@ class Documents:
 
     @property
     def looked_at(self) -> frozenset[Key]:
-        return frozenset(self._present)
+        return frozenset(self._types)
 
     def changes(self) -> dict[Key, str | None]:
         """The bodies of all documents that were looked at, as they shall be.  Raises InvalidDocument."""
-        return {key: self._dump(key, document) for key, document in self._present.items()}
+        return {key: self._dump(key) for key in self._types}
 
-    def _dump(self, key: Key, document: Document | None) -> str | None:
+    def _dump(self, key: Key) -> str | None:
+        before = self._values[key].body
+        if key not in self._present:
+            return before  # the function caught that it does not fit its model
+        document = self._present[key]
         if document is None:
             return None
-        before = self._values[key].body
         if before is not None:
             read = load(self._types[key], key, before, checked=True)
             # By the text, too, for 1 and True, and 5 and 5.00, are the same and are not stored alike.
@@ -209,7 +212,7 @@ def load(model: type[D], key: Key, body: str, *, checked: bool = False) -> D:
     try:
         loaded = model.model_validate_json(body)
         if not checked:
-            check_numbers(body)
+            check_numbers(body, loaded)
         return loaded
     except Exception as error:  # noqa: BLE001 - see dump
         raise InvalidDocument(f"the stored document {key} does not fit {model.__name__}: {misfit(error)}") from None
@@ -222,10 +225,13 @@ def dump(key: Key, document: Document) -> str:
         # What is assigned to a field is not validated by pydantic; the text is.
         again = model.model_validate_json(text)
         where = difference(document, again)
-        if where is not None and difference(again, validated(document)) is None:
-            # So the model itself makes something else of it, a sum for one: that is stored, if it stays so.
-            text = _text(key, again)
-            where = difference(again, model.model_validate_json(text))
+        if where is None or difference(again, validated(document)) is None:
+            # As the model has it, if that stays so: a sum that it works out, a Decimal(5) in a field of whole numbers.
+            stored = _text(key, again)
+            if stored != text:
+                text, where = stored, difference(again, model.model_validate_json(stored))
+            elif where is not None:
+                where = difference(again, model.model_validate_json(stored))
     except Exception as error:  # noqa: BLE001 - of pydantic, of a codec underneath, of the model's own code
         raise _invalid(key, document, error) from None
     if where is not None:

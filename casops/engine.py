@@ -141,7 +141,7 @@ class Engine:
 
     def pending(self) -> Steps[list[Pending]]:
         listed = yield from self._asking(sweeping.list_declared(self.environment()))
-        return [self._pending(each) for each in listed if not each.ended]
+        return [self._pending(each, each.unreadable or "") for each in listed if not each.ended]
 
     def cancel(self, operation_id: str) -> Steps[tuple[Outcome[Any], Ended]]:
         steps = sweeping.cancel(self.environment(), check_id(operation_id))
@@ -177,7 +177,8 @@ class Engine:
         settled = 0
         finished: list[Outcome[Any]] = []
         left: list[Pending] = []
-        for each in listed:
+        # What sweeps have failed at comes last: it may take the whole process with it.
+        for each in sorted(listed, key=lambda each: each.intention.failures if each.intention else 0):
             if each.operation_id in busy and not each.ended:
                 left.append(self._pending(each, "being worked on here"))
                 continue
@@ -193,7 +194,8 @@ class Engine:
     # --- one operation of a sweep -----------------------------------------------------------
 
     def _recover_one(self, environment: Environment, each: Declared) -> Steps[Outcome[Any] | Pending | None]:
-        assert each.intention is not None
+        if each.intention is None:
+            return self._pending(each, each.unreadable or "")
         if environment.now.wall - each.intention.at < self.options.grace:
             return self._pending(each, "younger than the grace period")
         try:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 from decimal import Context, Decimal
+from typing import Any
 
 import pytest
 from pydantic import AliasPath, BaseModel, Field
@@ -24,8 +25,9 @@ from casops import (
     UsageError,
     new_operation_id,
 )
-from casops.messages import Insert, Key, Stored
+from casops.messages import Insert, Key, Read, Replace, Stored, Version
 from casops.numbers import check_numbers
+from casops.stores.memory import MemoryStore
 from tests.bank import Account, Echo, Open
 from tests.conftest import QUICK, Bank
 
@@ -307,3 +309,158 @@ async def test_a_snapshot_of_one_document_as_two_models(bank: Bank) -> None:
     casops = bank.open(QUICK)
     with pytest.raises(UsageError, match="both as Account and as Other"):
         await casops.snapshot([Account.ref("a"), Other.ref("a")])
+
+
+class Sensor(Document, collection="sensors"):
+    value: float
+    count: int = 0
+
+
+class Look(Operation[int]):
+    sensor: Ref[Sensor]
+
+    def apply(self, documents: Documents) -> int:
+        documents[self.sensor].count += 1
+        return documents[self.sensor].count
+
+
+@pytest.mark.parametrize("body", ['{"value":9007199254740993}', '{"value":-18014398509481987,"count":0}'])
+async def test_a_whole_number_that_would_be_rounded_in_a_float_is_not_touched(bank: Bank, body: str) -> None:
+    casops = bank.open()
+    (reply,) = bank.stranger().perform([Insert(Key("sensors", "a"), body)])
+    assert isinstance(reply, Stored)
+    with pytest.raises(InvalidDocument, match="would be rounded"):
+        await casops.run(Look(sensor="a"), operation_id="i")
+
+
+@pytest.mark.parametrize(
+    "more",
+    ['"value":9007199254740992', '"value":1,"id":9007199254740993', '"value":9007199254740992,"id":[9007199254740993]'],
+)
+async def test_a_whole_number_that_is_kept_is_no_harm(bank: Bank, more: str) -> None:
+    """In a field that the model does not know it stays a whole number, whatever its size."""
+    casops, store = bank.open(), bank.stranger()
+    store.perform([Insert(Key("sensors", "a"), f"{{{more}}}")])
+    assert await casops.run(Look(sensor="a"), operation_id="i") == 1
+    assert await casops.read(Sensor.ref("a")) is not None
+
+
+class Mixed(Document, collection="mixed"):
+    whole: int = 0
+    yes: bool = False
+    exact: Decimal = Decimal(0)
+
+
+class Fill(Operation[int]):
+    mixed: Ref[Mixed]
+
+    def apply(self, documents: Documents) -> int:
+        mixed: Any = documents.create(self.mixed, Mixed())
+        mixed.whole, mixed.yes, mixed.exact = Decimal(5), 1, 7
+        given: Any = Decimal(3)
+        return given  # type: ignore[no-any-return]
+
+
+async def test_what_is_stored_and_recorded_is_as_the_type_has_it(bank: Bank) -> None:
+    """Nothing is validated when it is assigned: other programs found "5" where the model says a number."""
+    casops = bank.open()
+    outcome = await casops.execute(Fill(mixed="a"), operation_id="i")
+    assert (outcome.result, outcome.recorded, type(outcome.recorded)) == (3, 3, int)
+    await casops.close()
+    (found,) = bank.stranger().perform([Read(Key("mixed", "a"))])
+    assert isinstance(found, Version)
+    assert isinstance(found.body, str)
+    assert json.loads(found.body) == {"whole": 5, "yes": True, "exact": "7"}
+    assert '"yes":true' in found.body
+
+
+class Tolerant(Operation[bool]):
+    """Goes by that a document does not fit its model."""
+
+    account: Ref[Account]
+    flag: Ref[Account]
+
+    def apply(self, documents: Documents) -> bool:
+        runs.append(1)
+        try:
+            documents.get(self.account)
+        except InvalidDocument:
+            if len(runs) == 1:
+                mend()
+            documents.create(self.flag, Account(balance=Decimal(0)))
+            return False
+        return True
+
+
+runs: list[int] = []
+
+
+def mend() -> None:
+    (found,) = mended.perform([Read(Key("accounts", "a"))])
+    assert isinstance(found, Version)
+    mended.perform([Replace(Key("accounts", "a"), found.cas, '{"balance":"1"}')])
+
+
+mended = MemoryStore()
+
+
+def test_a_document_that_does_not_fit_its_model_is_looked_at_like_any_other() -> None:
+    """It was mended before the operation was written, which had gone by what it was, and happened all the same."""
+    runs.clear()
+    mended.perform([Insert(Key("accounts", "a"), '{"balance":"none"}')])
+    with CasOps(mended, options=QUICK) as casops:
+        assert casops.run(Tolerant(account="a", flag="f"), operation_id="i") is True
+        assert len(runs) == 2
+        assert casops.read(Account.ref("f")) is None
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+class Nest(Operation[Any]):
+    account: Ref[Account]
+    levels: int
+    refuses: bool = False
+
+    def apply(self, documents: Documents) -> Any:
+        documents.create(self.account, Account(balance=Decimal(0)))
+        if self.refuses:
+            raise Declined("no", why=nested(self.levels))
+        return nested(self.levels)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_what_is_nested_deeply_can_be_read_again_or_is_refused(bank: Bank, refuses: bool) -> None:
+    """It was recorded once, and then nobody could read the record, nor use the document, nor sweep."""
+    casops = bank.open()
+    ended = refused = 0
+    for levels in (100, *range(170, 205)):
+        nest = Nest(account=f"a{levels}", levels=levels, refuses=refuses)
+        try:
+            first = await casops.execute(nest, operation_id=f"i{levels}")
+        except UsageError:
+            refused += 1
+            assert await casops.outcome(f"i{levels}") is None
+        else:
+            ended += 1
+            again = await casops.execute(nest, operation_id=f"i{levels}")
+            assert (again.replayed, again.recorded) == (True, first.recorded)
+            assert (await casops.outcome(f"i{levels}")).status == first.status
+    assert ended > 5
+    assert refused > 5
+    await casops.recover()
+    assert await casops.pending() == []
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_result_leaves_room_for_what_is_still_to_be_recorded(monkeypatch: pytest.MonkeyPatch, refuses: bool) -> None:
+    monkeypatch.setattr("casops.business.MAX_RESULT", 300)
+    with CasOps.open("memory://") as casops:
+        casops.run(Nest(account="a", levels=100), operation_id="i")
+        with pytest.raises(UsageError, match="300 are allowed"):
+            casops.run(Nest(account="b", levels=160, refuses=refuses), operation_id="j")
+        assert casops.outcome("j") is None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from casops.errors import CasOpsError, DocumentMissing, OperationMismatch
-from casops.messages import Insert, Mismatch, Missing, Read, Refused, Remove, Unknown
+from casops.messages import Insert, Mismatch, Missing, Read, Refused, Remove, Replace, Unknown
 from casops.protocol.ended import Ended
 from casops.records import result_key
 from casops.testing.worker import Worker
-from tests.steps import Job, World, add, is_record, n
+from tests.steps import Job, World, add, is_record, n, proposes
 
 
 def opening(error: Exception) -> Job:
@@ -111,3 +111,47 @@ def test_other_arguments_that_were_first_met_at_the_proposal_are_told_and_leave_
         worker.finish(world.store)
     assert world.intention("i") is None
     assert (world.stage("a"), world.body("a")) == (None, 1)
+
+
+def test_an_id_is_free_for_a_mended_call_although_an_attempt_was_lost() -> None:
+    """The lost attempt had left R(i), which said whose arguments it was, to nobody's use."""
+    world = World(a=1)
+
+    def function(numbers: dict[str, int | None]) -> str:
+        if numbers["a"] != 1:
+            raise LookupError("a is not what it was")
+        numbers["a"] = 2
+        return "done"
+
+    worker = world.worker("i", Job(function, ["a"], fingerprint="of the call as it was"))
+    while not proposes(worker):
+        worker.step(world.store)
+    before = world.version(n("a"))
+    assert before is not None
+    world.store.perform([Replace(n("a"), before.cas, "7")])
+    with pytest.raises(LookupError):
+        worker.finish(world.store)
+    record = world.record("i")
+    assert record is not None
+    assert (record.state, record.operation, record.fingerprint) == ("open", None, None)
+    assert world.intention("i") is None
+    assert world.do("i", add("a", 1)).record.result == 8
+
+
+def test_an_id_that_another_call_has_is_not_freed() -> None:
+    """It was declared again while this one gave up: what R(i) says is the other one's business."""
+    world = World(a=1)
+    job = Job(opening(LookupError("there is one")).function, ["a"])
+    first = world.worker("i", add("a", 1))
+    while not proposes(first):
+        first.step(world.store)
+    moved = world.version(n("a"))
+    assert moved is not None
+    world.store.perform([Replace(n("a"), moved.cas, "7")])
+    first.step(world.store)  # proposed, and lost
+    second = world.worker("i", job)
+    with pytest.raises(OperationMismatch):
+        second.finish(world.store)
+    record = world.record("i")
+    assert record is not None
+    assert record.fingerprint == add("a", 1).fingerprint

@@ -172,6 +172,23 @@ async def test_money_does_not_pass_through_a_float() -> None:
         assert (await web.post("transfer", "t", body=number)).json() == {"left": "99.9"}
 
 
+class Measure(Operation[float]):
+    value: float
+    number: int = 0
+
+    def apply(self, documents: Documents) -> float:
+        return self.value
+
+
+async def test_a_whole_number_that_would_be_rounded_is_not_taken() -> None:
+    async with bank(operations=[Measure]) as web:
+        refused = await web.post("measure", "r", body='{"value": 9007199254740993}')
+        assert (refused.status_code, refused.json()["happened"]) == (400, "no")
+        assert "would be rounded" in refused.json()["detail"]
+        taken = await web.post("measure", "t", body='{"value": 9007199254740992, "number": 9007199254740993}')
+        assert taken.status_code == 200
+
+
 @pytest.mark.parametrize(
     ("header", "kind"),
     [

@@ -63,9 +63,11 @@ class AsyncHeld(AsyncMemoryStore):
         super().__init__()
         self.go_on = asyncio.Event()
         self.others = {id: asyncio.Event() for id in IDS[1:]}
+        self.asked = False
 
     async def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
         if settles(batch, IDS[0]):
+            self.asked = True
             await self.go_on.wait()
         replies = await super().perform(batch)
         for id, told in self.others.items():
@@ -85,6 +87,19 @@ async def test_a_settling_task_that_waits_does_not_keep_others_waiting() -> None
                     await told.wait()
         finally:
             store.go_on.set()
+
+
+async def test_a_settling_task_that_is_cancelled_leaves_nobody_standing_in_line() -> None:
+    store = AsyncHeld()
+    async with AsyncCasOps(store, options=ONE_BY_ONE) as casops:
+        await casops.run(Open(account="a"), operation_id="held")
+        (settler,) = [each for each in asyncio.all_tasks() if each.get_name() == "casops-settler"]
+        while not store.asked:
+            await asyncio.sleep(0)
+        settler.cancel()
+        await asyncio.wait({settler})
+        assert not casops._turns._lines
+        store.go_on.set()
 
 
 class Counting(MemoryStore):

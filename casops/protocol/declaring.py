@@ -19,6 +19,8 @@ from casops.records import Intention, decode_intention, encode, intention_key
 # Characters kept of an exception's text: enough to recognise it in a list.
 MAX_ERROR_TEXT = 500
 
+UNTOLD = "a sweep began to run it and has not told what became of that"
+
 
 class Declaration:
     """The intention of one call: the one it declares, or the one it finds."""
@@ -32,6 +34,7 @@ class Declaration:
         self._intention: Intention | None = None
         self.cas: int | None = None  # known if this call declared it or took it over, or a sweep found it
         self._swept = False  # a sweep found it, it may be long ago
+        self._uncounted: Intention | None = None  # as it was before take_over counted a failure
         self._mine = False  # this call declared it: it may withdraw it
         self.in_doubt = False  # a write of it by this call may have landed, or land yet, without our knowing
 
@@ -90,16 +93,18 @@ class Declaration:
 
         Whoever declared it may withdraw it, by the CAS it knows, when it gives up.  What is worked on must stay
         listed, so that CAS is moved; and whoever has taken an intention over never withdraws it.
+        A sweep counts a failure with it, beforehand: what kills the process, or never returns, tells nobody.
         Raises OperationMismatch, StoreFailed, TimeUp.
         """
         while not self._mine:
-            self._intention = replace(self.intention, call=self.call)
+            before = replace(self.intention, call=self.call)
+            self._intention = _failed(before, UNTOLD) if self._swept else before
             text = encode(self._intention)
             (reply,) = yield from self._environment.perform(
                 Insert(self._key, text) if self.cas is None else Replace(self._key, self.cas, text)
             )
             if isinstance(reply, Stored):
-                self.cas = reply.cas
+                self.cas, self._uncounted = reply.cas, before
                 return
             self.in_doubt = self.in_doubt or isinstance(reply, Unknown)
             yield from self._environment.after_failed(reply)
@@ -112,13 +117,14 @@ class Declaration:
             self.cas, self._intention = found.cas, decode_intention(found.body, self._id)
             check_fingerprint(self._work, self._id, self._intention.fingerprint)
             if self._intention.call == self.call:
+                self._uncounted = before
                 return
 
-    def count(self, error: BaseException) -> Steps[None]:
-        """Note that the business function raised.  A count that is lost costs one more try."""
-        text = text_of(error)[:MAX_ERROR_TEXT]
-        counted = replace(self.intention, failures=self.intention.failures + 1, last_error=text)
-        if self.cas is not None:
+    def count(self, error: BaseException | None) -> Steps[None]:
+        """Note that the function raised, or (None) that it did not.  A count that is lost costs one more try."""
+        before = self.intention if self._uncounted is None else self._uncounted
+        counted = before if error is None else _failed(before, text_of(error)[:MAX_ERROR_TEXT])
+        if self.cas is not None and counted != self.intention:
             yield from self._environment.perform(Replace(self._key, self.cas, encode(counted)))
 
     def withdraw(self) -> Steps[bool]:
@@ -143,6 +149,10 @@ class Declaration:
                     return False
                 self.cas = found.cas
         return True
+
+
+def _failed(intention: Intention, why: str) -> Intention:
+    return replace(intention, failures=intention.failures + 1, last_error=why)
 
 
 def check_time(environment: Environment, operation_id: str) -> None:

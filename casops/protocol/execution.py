@@ -5,9 +5,8 @@
     step 2   R(i) := proposed  ‖  stage d1 … dk
              all acknowledged: committed, answer
 
-Everything else in this file is about losing: a lost race is tried again from a new reading, an
-unknown reply is decided like a stranger's attempt (fate.py), another worker's operation is given
-its time and then taken over.
+Everything else in this file is about losing: a lost race is tried again from a new reading, an unknown reply is
+decided like a stranger's attempt (fate.py), another worker's operation is given its time and then taken over.
 
 Where a store can write several documents at once, all of it is tried in one step before (at_once.py).  Where others of
 this process work on the same documents (`behind`), they are waited for between the two, and leave what they have seen.
@@ -48,7 +47,7 @@ from casops.protocol.at_once import Foresight, at_once
 from casops.protocol.declaring import Declaration, check_fingerprint, check_time, stays_pending
 from casops.protocol.ended import Ended
 from casops.protocol.environment import SLOW, Environment, Found, StoreFailed, TimeUp, Watch
-from casops.protocol.fate import Standing, Suspect, as_open, decide, record_write, standing_of
+from casops.protocol.fate import Standing, Suspect, as_open, decide, record_write, release, standing_of
 from casops.protocol.limits import MAX_DOCUMENTS
 from casops.protocol.participants import Asker, Document, Moved, drop_dead, resolve, stages_of, staging
 from casops.records import (
@@ -96,7 +95,7 @@ class Execution:
         `foresight`: the store can write several documents at once, see at_once.py.
         `behind`: documents that others of this process work on, so that it has to wait for its turn.
         Raises OperationMismatch, Expired, Contended, OutcomeUnknown, StoreUnavailable,
-        InvariantViolation, UsageError, and whatever the business function raises.
+        InvariantViolation, UsageError, and whatever the function raises.
         """
         try:
             yield from self.environment.begin()
@@ -234,6 +233,7 @@ class Execution:
             why = f"lost {self.attempts} tries to others; this call changed nothing: ask again with the same id"
             if self.taken_over:
                 why += " (another call declared it, so it stays pending: cancel it if it must not happen)"
+                yield from self.declaration.count(None)
             return (yield from self._give_up(Contended(why, operation_id=self.id)))
         if self.attempts:
             # Twice as long after every loss, so that some worker is always left alone long enough.
@@ -475,13 +475,15 @@ class Execution:
                 raise  # what the store can never take has no R(i)
         if self.standing.final:
             return self._ended(self.standing, replayed=True)
-        if not (withdrawn and self._free()) and isinstance(error, CasOpsError):
+        if withdrawn and self._free():
+            yield from release(self.environment, self.id, self.standing)
+        elif isinstance(error, CasOpsError):
             stays_pending(error)
         raise error
 
     def _ended(self, standing: Standing, *, replayed: bool = False) -> Ended:
-        taken_over = self.taken_over and not replayed
-        return Ended(self.id, standing, replayed, taken_over, self.staged, self.declaration.cas is not None)
+        declared = self.declaration.cas is not None
+        return Ended(self.id, standing, replayed, self.taken_over and not replayed, self.staged, declared)
 
     def _nothing_happened(self, refusal: Refused) -> Exception:
         """What to raise where the store refused, when nothing is left of the operation."""
@@ -490,11 +492,9 @@ class Execution:
         return UsageError(f"{refusal.why}; nothing happened", operation_id=self.id)
 
     def _unanswered(self, why: str, *, refused: bool = False) -> CasOpsError:
-        trouble = self.environment.last_trouble
-        if not refused and trouble is not None:
+        if not refused and (trouble := self.environment.last_trouble) is not None:
             why += f" (the store said: {trouble})"
         if self.in_doubt or not refused or (self.declaration.cas is None and self.declaration.in_doubt):
             return OutcomeUnknown(f"{why}; ask again with the same id", operation_id=self.id)
-        pending = self.declaration.cas is not None
-        so_far = "it is declared and pending" if pending else "this call changed nothing"
+        so_far = "this call changed nothing" if self.declaration.cas is None else "it is declared and pending"
         return StoreUnavailable(f"{why}; {so_far}; ask again with the same id", operation_id=self.id)

@@ -20,6 +20,7 @@ Must not be in here: what the asker does with the answer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from math import ceil
 
 from casops.errors import Expired
@@ -179,6 +180,17 @@ def as_open(environment: Environment, record: Record, why: str) -> Record:
     return record.becoming(
         event, state="open", attempt=None, participants=(), loose=tuple(loose)[:MAX_DOCUMENTS], result=None
     )
+
+
+def release(environment: Environment, operation_id: str, standing: Standing) -> Steps[None]:
+    """Nothing of an operation is left but the void marker of a lost attempt: its id is free for a mended call.
+
+    A courtesy, tried once: without it that call has to take a new id.
+    """
+    record = standing.record
+    if record is not None and record.fingerprint is not None:
+        nobodys = replace(record.becoming(environment.event("withdrawn")), operation=None, fingerprint=None)
+        yield from environment.perform(record_write(environment, result_key(operation_id), standing.cas, nobodys))
 
 
 def record_write(environment: Environment, key: Key, cas: int | None, record: Record) -> StoreRequest:

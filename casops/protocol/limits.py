@@ -7,6 +7,11 @@ Must not be in here: anything a user may want to change (casops.options).
 # written grows with the square of it; 256 names of 50 bytes make stages of 13 KB.
 MAX_DOCUMENTS = 256
 
+# Bytes of JSON in a result, or in the details of a refusal.  R(i) grows after it was proposed, by lines of history and
+# by the names of documents with void stages (half a megabyte at most), and must still be taken by a store that ends at
+# 20 MiB; or what has happened could never be marked so.
+MAX_RESULT = 16 * 1024 * 1024
+
 # Looks at the clock in one call.  A patient call looks some hundred times; this only ends a loop
 # whose clock stands still.
 MAX_ROUNDS = 10_000

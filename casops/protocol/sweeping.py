@@ -5,10 +5,11 @@ Must not be in here: loops over operations that run business code (the front doe
 
 from __future__ import annotations
 
-from casops.messages import Forget, Insert, Key, Missing, Replace, Steps, Stored
+from casops.errors import InvariantViolation
+from casops.messages import Entry, Forget, Insert, Key, Missing, Replace, Steps, Stored
 from casops.protocol.declaring import check_time
 from casops.protocol.ended import Ended
-from casops.protocol.environment import Environment
+from casops.protocol.environment import Environment, Found
 from casops.protocol.fate import Standing, Suspect, decide, read_with_participants, standing_of
 from casops.protocol.reading import is_committed
 from casops.records import Intention, Record, decode_intention, encode, intention_key, result_key
@@ -24,6 +25,7 @@ class Declared:
     cas: int | None  # of the intention
     standing: Standing
     ended: bool  # whether or not anybody has noticed
+    unreadable: str | None = None  # why nothing can be said of it
 
 
 def look_up(environment: Environment, operation_id: str) -> Steps[Ended | Declared | None]:
@@ -66,13 +68,19 @@ def list_declared(environment: Environment) -> Steps[list[Declared]]:
     for page in (yield from environment.scan()):
         records = yield from environment.read(result_key(entry.id) for entry in page.entries)
         for entry in page.entries:
-            standing = standing_of(records[result_key(entry.id)], entry.id)
-            ended = standing.final
-            if standing.record is not None and standing.record.state == "proposed":
-                standing, ended = yield from _how_far(environment, entry.id)
-            intention = decode_intention(entry.body, entry.id)
-            listed.append(Declared(entry.id, intention, entry.cas, standing, ended))
+            try:
+                listed.append((yield from _declared(environment, entry, records[result_key(entry.id)])))
+            except InvariantViolation as error:  # it must not keep the others from being listed
+                listed.append(Declared(entry.id, None, entry.cas, Standing(), ended=False, unreadable=str(error)))
     return listed
+
+
+def _declared(environment: Environment, entry: Entry, record: Found) -> Steps[Declared]:
+    intention, standing = decode_intention(entry.body, entry.id), standing_of(record, entry.id)
+    ended = standing.final
+    if standing.record is not None and standing.record.state == "proposed":
+        standing, ended = yield from _how_far(environment, entry.id)
+    return Declared(entry.id, intention, entry.cas, standing, ended)
 
 
 def cancel(environment: Environment, operation_id: str) -> Steps[Ended]:

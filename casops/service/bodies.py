@@ -20,6 +20,7 @@ from pydantic_core import from_json
 from starlette.requests import Request
 
 from casops.errors import UsageError
+from casops.numbers import Rounded, check_numbers
 from casops.operations import Operation
 from casops.service.options import ServiceOptions
 from casops.service.problems import Problem
@@ -75,7 +76,9 @@ def check_json(body: bytes) -> None:
 def parse(model: type[O], body: bytes, operation_id: str) -> O:
     """The operation in a body that passed check_json.  Raises Problem."""
     try:
-        return model.model_validate_json(body)
+        operation = model.model_validate_json(body)
+        check_numbers(body.decode(), operation)
+        return operation
     except ValidationError as error:
         told = [
             {"where": ".".join(str(part) for part in each["loc"]), "what": each["msg"]}
@@ -86,6 +89,9 @@ def parse(model: type[O], body: bytes, operation_id: str) -> O:
         raise Problem("body-invalid", why, operation_id=operation_id, errors=told) from None
     except UsageError as error:
         raise Problem("body-invalid", error.message, operation_id=operation_id) from None
+    except Rounded as error:
+        why = f"the body does not fit {model.__name__}: {error}"
+        raise Problem("body-invalid", why, operation_id=operation_id) from None
     except Exception:  # a validator of the operation's own may raise anything
         log.exception("the arguments of %s could not be checked", model.__name__)
         why = "the arguments could not be checked; nothing was begun"

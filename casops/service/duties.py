@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterable
+from typing import Final
 
 from casops.engine import describe
 from casops.front import CasOps
@@ -21,6 +22,13 @@ from casops.service.options import ServiceOptions
 from casops.threads import in_thread
 
 log = logging.getLogger("casops.service")
+
+# Deadlines.  An operation of a sweep takes one at most, unless its function hangs; what so many together take longer
+# than is not waited for, or one such function would be the last thing that this server looks after.
+PATIENCE: Final = 10
+
+# Sweeps at once, each a thread.  A function that hangs is parked after a few of them (`park_after`).
+MOST_SWEEPS: Final = 10
 
 
 class Duties:
@@ -33,6 +41,7 @@ class Duties:
         self._due: dict[str, float] = {}  # operation id -> loop time; the first is due first
         self._more = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._sweeps: set[asyncio.Task[None]] = set()  # one, and those that take too long
         self._told: set[tuple[str, str]] = set()
 
     def start(self) -> None:
@@ -41,10 +50,11 @@ class Duties:
         self._tasks.append(asyncio.create_task(self._forget_when_due(), name="casops-forgetting"))
 
     async def stop(self) -> None:
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._sweeps]
+        for task in tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if tasks:
+            await asyncio.wait(tasks)
         self._tasks.clear()
 
     # --- forgetting -------------------------------------------------------------------------
@@ -89,14 +99,26 @@ class Duties:
     # --- sweeps -----------------------------------------------------------------------------
 
     async def _sweep_now_and_then(self) -> None:
+        longest = PATIENCE * self._casops.options.deadline
         while True:
             # Spread, so that servers which were started together do not sweep together.
             await asyncio.sleep(self._options.sweep_every * random.uniform(0.5, 1.0))
-            try:
-                busy = self._in_flight.ids()
-                self._tell(await in_thread(lambda busy=busy: self._casops.recover(busy=busy)))  # type: ignore[misc]
-            except Exception as error:  # noqa: BLE001 - the next sweep may do better
-                log.warning("a sweep failed: %s", describe(error))
+            if len(self._sweeps) >= MOST_SWEEPS:
+                log.warning("%d sweeps hang in business functions; this server sweeps no more", len(self._sweeps))
+                await asyncio.wait(self._sweeps, return_when=asyncio.FIRST_COMPLETED)
+            sweep = asyncio.create_task(self._sweep(), name="casops-sweep")
+            self._sweeps.add(sweep)
+            sweep.add_done_callback(self._sweeps.discard)
+            await asyncio.wait({sweep}, timeout=longest)
+            if not sweep.done():
+                log.warning("a sweep takes longer than %g s; the next one does not wait for it", longest)
+
+    async def _sweep(self) -> None:
+        try:
+            busy = self._in_flight.ids()
+            self._tell(await in_thread(lambda: self._casops.recover(busy=busy)))
+        except Exception as error:  # noqa: BLE001 - the next sweep may do better
+            log.warning("a sweep failed: %s", describe(error))
 
     def _tell(self, recovery: Recovery) -> None:
         for outcome in recovery.finished:
