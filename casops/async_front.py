@@ -290,10 +290,12 @@ class AsyncSettler:
         return self._hurried or self._closing or len(self._waiting) >= self._engine.options.settle_together
 
     async def _settle(self, batch: list[Unsettled]) -> None:
-        errors: list[Exception | None] = [None for _ in batch]
+        errors: list[Exception | None]
         try:
             errors = await adrive(together([self._engine.settle(*each) for each in batch]), self._store)
         except Exception as error:  # noqa: BLE001 - settling is a courtesy; the answer was given
             errors = [error for _ in batch]
-        finally:  # a cancelled task, too, lets others have the documents
-            report(batch, errors)
+        except asyncio.CancelledError as cancelled:  # others may have the documents all the same
+            report(batch, [cancelled for _ in batch])
+            raise
+        report(batch, errors)

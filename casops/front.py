@@ -340,7 +340,7 @@ class Settler:
         report(batch, errors)
 
 
-def report(batch: Sequence[Unsettled], errors: Sequence[Exception | None]) -> None:
+def report(batch: Sequence[Unsettled], errors: Sequence[BaseException | None]) -> None:
     """Tell the operator what was left to a sweep, and let others have the documents."""
     for (ended, documents_done), error in zip(batch, errors, strict=True):
         documents_done(NOTHING)
