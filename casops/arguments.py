@@ -101,7 +101,7 @@ def _canonical(value: Any, told: Any) -> Any:
 
     Only where it became what it does by itself: a serializer of the user's knows what it tells.
     """
-    if type(value) in PLAIN:
+    if type(value) in PLAIN and not isinstance(value, Decimal):
         return told
     while isinstance(value, RootModel):
         value = value.root

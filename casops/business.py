@@ -30,7 +30,7 @@ from casops.operations import Operation, result_adapter
 from casops.protocol.limits import MAX_DOCUMENTS, MAX_RESULT
 from casops.protocol.work import Evaluation, Failed, Refused, Success, Value, Wants
 from casops.running import running_for
-from casops.sameness import difference
+from casops.sameness import PLAIN, difference
 from casops.validating import misfit
 
 R = TypeVar("R")
@@ -189,6 +189,8 @@ def decode_result(adapter: TypeAdapter[R], value: Any) -> R:
 
 def _note_refs(value: object, keys: dict[Key, None]) -> None:
     """The documents that an operation's arguments name, however deep."""
+    if type(value) in PLAIN:
+        return
     if isinstance(value, Ref):
         keys[value.key] = None
     elif isinstance(value, BaseModel):

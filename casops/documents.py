@@ -202,7 +202,7 @@ class Documents:
         if before is not None:
             read = load(self._types[key], key, before, checked=True)
             # By the text, too, for 1 and True, and 5 and 5.00, are the same and are not stored alike.
-            if difference(read, document) is None and _text(key, read) == _text(key, document):
+            if _text(key, read) == _text(key, document) and difference(read, document) is None:
                 return before  # looked at, not changed: to the byte
         return dump(key, document)
 

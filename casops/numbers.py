@@ -91,6 +91,8 @@ def _collect(value: Any, doubles: set[float], kept: set[int | Decimal]) -> None:
 
 def _check(text: str) -> float:
     number = float(text)
+    if repr(number) == text:
+        return number  # as Python writes it, and most others
     try:
         exact = Decimal(text)
         digits = Context(prec=max(len(exact.as_tuple().digits), 1))

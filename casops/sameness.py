@@ -14,9 +14,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final
+from uuid import UUID
 
 from pydantic import BaseModel
 
@@ -26,7 +28,9 @@ SEQUENCES: Final = (list, tuple, deque)
 SETS: Final = (set, frozenset)
 
 # What most fields are; no class of a user's has a say in how they compare.
-PLAIN: Final = frozenset({str, int, bool, bytes, type(None)})
+PLAIN: Final = frozenset(
+    {str, int, bool, bytes, type(None), float, Decimal, datetime, date, time, timedelta, UUID},
+)
 
 _BY_IDENTITY: Final[Any] = object.__eq__
 
@@ -43,8 +47,8 @@ def difference(a: Any, b: Any) -> str | None:
     if a is b:
         return None  # as members of an Enum are, which lead to themselves again
     kind: Any = type(a)
-    if kind in PLAIN and kind is type(b):
-        return None if a == b else ""
+    if kind is type(b) and kind in PLAIN and a == b:
+        return None
     return _comparison(kind)(a, b)
 
 
@@ -94,6 +98,11 @@ def _of_mappings(a: Mapping[Any, Any], b: Any) -> str | None:
 def _of_sequences(a: Sequence[Any], b: Any) -> str | None:
     if not isinstance(b, SEQUENCES):
         return _of_values(a, b)
+    if len(a) != len(b):
+        return ""
+    kinds = list(map(type, a))
+    if PLAIN.issuperset(kinds) and list(a) == list(b) and kinds == list(map(type, b)):
+        return None
     return _of_members(dict(enumerate(a)), dict(enumerate(b)))
 
 

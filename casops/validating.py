@@ -10,13 +10,14 @@ Must not be in here: JSON, what follows from it.
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from typing import Any
 
 from pydantic import AliasChoices, AliasPath, BaseModel, RootModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from casops.errors import shown, text_of
-from casops.sameness import SEQUENCES, SETS, members_of
+from casops.sameness import KINDS, SEQUENCES, SETS, members_of
 
 __all__ = ["misfit", "validated"]
 
@@ -34,12 +35,16 @@ def validated(value: Any) -> Any:
         return type(value).model_validate({called.get(name, name): each for name, each in members.items()})
     if is_dataclass(value):
         given = {each.name: validated(getattr(value, each.name)) for each in fields(value) if each.init}
-        return TypeAdapter(type(value)).validate_python(given)
+        kind: Any = type(value)
+        return _adapter(kind).validate_python(given)
     if type(value) is dict:
         return {name: validated(each) for name, each in value.items()}
     if type(value) in (*SEQUENCES, *SETS):
         return type(value)(map(validated, value))
     return value
+
+
+_adapter = lru_cache(KINDS)(TypeAdapter)  # it takes a millisecond to make one
 
 
 def _reads(model: BaseModel, field: FieldInfo, called: str, name: str) -> bool:

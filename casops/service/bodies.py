@@ -100,6 +100,8 @@ def parse(model: type[O], body: bytes, operation_id: str) -> O:
 
 def _check_number(text: str) -> float:
     number = float(text)
+    if repr(number) == text:
+        return number
     try:
         exact = Decimal(str(number)) == Decimal(text)
     except InvalidOperation:  # an exponent beyond all bounds
