@@ -34,6 +34,7 @@ from casops.protocol.execution import Execution
 from casops.protocol.limits import MAX_FORGOTTEN
 from casops.protocol.settling import put_away, settle_documents
 from casops.protocol.sweeping import Declared
+from casops.protocol.together import together
 from casops.running import check_not_running
 from casops.validating import misfit
 
@@ -174,34 +175,46 @@ class Engine:
         """One sweep over all intentions older than the grace period."""
         environment = self.environment()
         listed = yield from self._asking(sweeping.list_declared(environment))
-        settled = 0
+        ended: list[Declared] = []
+        others: list[Declared] = []
+        for each in listed:
+            (ended if each.ended and not self._young(environment, each) else others).append(each)
         finished: list[Outcome[Any]] = []
-        left: list[Pending] = []
+        left = yield from self._settle_together(ended)
+        settled = len(ended) - len(left)
         # What sweeps have failed at comes last: it may take the whole process with it.
-        for each in sorted(listed, key=lambda each: each.intention.failures if each.intention else 0):
+        for each in sorted(others, key=lambda each: each.intention.failures if each.intention else 0):
             if each.operation_id in busy and not each.ended:
                 left.append(self._pending(each, "being worked on here"))
                 continue
             done = yield from self._recover_one(environment, each)
             if isinstance(done, Outcome):
                 finished.append(done)
-            elif isinstance(done, Pending):
-                left.append(done)
             else:
-                settled += 1
+                left.append(done)
         return Recovery(settled, tuple(finished), tuple(left))
+
+    def _settle_together(self, ended: Sequence[Declared]) -> Steps[list[Pending]]:
+        """Put away what has ended, several at a time: they share the cost of a commit.  Gives what could not be."""
+        left: list[Pending] = []
+        for first in range(0, len(ended), self.options.settle_together):
+            several = ended[first : first + self.options.settle_together]
+            errors = yield from together(
+                [self.settle(Ended(each.operation_id, each.standing, True, listed=True)) for each in several]
+            )
+            for each, error in zip(several, errors, strict=True):
+                if error is not None:
+                    left.append(self._pending(each, _why_left(error)))
+        return left
 
     # --- one operation of a sweep -----------------------------------------------------------
 
-    def _recover_one(self, environment: Environment, each: Declared) -> Steps[Outcome[Any] | Pending | None]:
+    def _recover_one(self, environment: Environment, each: Declared) -> Steps[Outcome[Any] | Pending]:
         if each.intention is None:
             return self._pending(each, each.unreadable or "")
-        if environment.now.wall - each.intention.at < self.options.grace:
+        if self._young(environment, each):
             return self._pending(each, "younger than the grace period")
         try:
-            if each.ended:
-                yield from self.settle(Ended(each.operation_id, each.standing, True, listed=True))
-                return None
             model = self._operations.get(each.intention.operation)
             if model is None:
                 return self._pending(each, "this process does not know the operation")
@@ -212,12 +225,13 @@ class Engine:
                     each, "so old that its result may be forgotten already: look at its documents, then cancel it"
                 )
             return (yield from self._take_over(each, model))
-        except (TimeUp, StoreFailed) as error:
-            return self._pending(each, f"the store gave no answer: {error}")
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise  # meant for the process
         except BaseException as error:  # noqa: BLE001 - business code may raise anything; the sweep goes on
-            return self._pending(each, text_of(error))
+            return self._pending(each, _why_left(error))
+
+    def _young(self, environment: Environment, each: Declared) -> bool:
+        return each.intention is not None and environment.now.wall - each.intention.at < self.options.grace
 
     def _take_over(self, each: Declared, model: type[Operation[Any]]) -> Steps[Outcome[Any]]:
         assert each.intention is not None
@@ -316,6 +330,10 @@ def _how_far(each: Declared) -> Literal["declared", "open", "proposed", "ended"]
     if each.ended:
         return "ended"
     return "declared" if record is None else "proposed" if record.state == "proposed" else "open"
+
+
+def _why_left(error: BaseException) -> str:
+    return f"the store gave no answer: {error}" if isinstance(error, TimeUp | StoreFailed) else text_of(error)
 
 
 def describe(error: BaseException) -> str:

@@ -60,6 +60,28 @@ def test_writes_that_can_be_taken_back_are_bounded(monkeypatch: pytest.MonkeyPat
     assert [name for _, name in documents.live_keys()] == [b"0", b"1"]
 
 
+def test_what_is_kept_of_them_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writes of two collections, one of which is dropped in between; the first of each key replaced nothing."""
+    monkeypatch.setattr(module, "UNDOABLE_BYTES", 100)
+    documents = Documents(4)
+
+    def write(key: module.Key, times: int) -> None:
+        for _ in range(times):
+            version = Version(documents.next_cas(), b"x" * 15, attributes={"a": "12345"})
+            documents.store(key, version)
+
+    write(KEY, 20)
+    assert len(documents._undo) == 5
+    write((1, b"k"), 3)
+    assert len(documents._undo) == 6  # one of which costs nothing
+    documents.drop_collection(0)
+    write((1, b"k"), 2)
+    assert len(documents._undo) == 5
+    assert documents.lose(100) == 5
+    write((1, b"k"), 20)
+    assert documents.lose(100) == 5
+
+
 def test_an_expiry_is_no_write_that_could_be_lost() -> None:
     clock = Clock()
     documents = Documents(4, clock)

@@ -185,6 +185,22 @@ def test_random_changes_do_what_they_would_do_to_values() -> None:
             assert json.loads(text) == value
 
 
+@pytest.mark.parametrize(
+    ("text", "depth"),
+    [
+        ("1", 0),
+        ('[{"a":[1]},{}]', 3),
+        ('["[[[", "\\"[[", "\\\\", {}]', 2),
+        ('{"é[": ["名{", "\ud800["]}', 2),
+        ("é[\ud800{", 2),  # no JSON, but nothing may break at it
+    ],
+)
+def test_how_deep_a_text_is_nested(text: str, depth: int) -> None:
+    wide = "[]" * 9 + text  # so that its brackets alone do not tell
+    assert not jsontext.deeper_than(wide, max(depth, 1))
+    assert depth == 0 or jsontext.deeper_than(wide, depth - 1)
+
+
 def test_absurd_texts_end_in_a_status() -> None:
     for text in ("[" * 100_000, '{"a":' * 50_000, "1" * 10_000, '"' + "\\" * 9_999, "{}" * 1_000):
         assert status_of(jsontext.get, text, parse_path("a")) in (

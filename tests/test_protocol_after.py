@@ -10,14 +10,17 @@ import pytest
 from casops.errors import Contended, InvariantViolation, StoreUnavailable
 from casops.messages import (
     Body,
+    Entry,
     Forget,
     Insert,
     Key,
     Missing,
+    Page,
     Read,
     Refused,
     Remove,
     Replace,
+    Scan,
     Stage,
     Steps,
     Unknown,
@@ -27,10 +30,11 @@ from casops.options import Options
 from casops.protocol.ended import Ended
 from casops.protocol.environment import Environment, StoreFailed, TimeUp
 from casops.protocol.execution import Execution
+from casops.protocol.limits import MAX_LISTED
 from casops.protocol.reading import read_document, read_snapshot
 from casops.protocol.sweeping import Declared, cancel, list_declared, look_up, too_old_to_start
 from casops.protocol.together import together
-from casops.records import result_key, stage_of
+from casops.records import Intention, encode, result_key, stage_of
 from casops.testing.worker import Worker
 from tests.steps import OPTIONS, REMEMBERED, Job, World, add, is_on, is_record, move, n, only, settle, writes
 
@@ -367,6 +371,21 @@ def test_pending_lists_what_was_declared() -> None:
     (declared,) = ask(world, list_declared(world.environment()))
     assert declared.operation_id == "x"
     assert declared.standing.record.state == "proposed"
+
+
+def test_a_page_of_any_length_is_looked_at_a_part_at_a_time() -> None:
+    world = World()
+    intention = encode(Intention(operation="o", fingerprint="f", arguments="{}", call="c", worker="w", at=1.0))
+    ids = [f"{number}" for number in range(2 * MAX_LISTED + 1)]
+    worker = Worker("sweeper", list_declared(world.environment()), world.clock)
+    assert worker.batch == (Scan(),)
+    worker.answer([Page(tuple(Entry(id, 2, intention) for id in ids), None)])
+    read: list[int] = []
+    while worker.batch is not None:
+        read.append(len(worker.batch))
+        worker.step(world.store)
+    assert read == [MAX_LISTED, MAX_LISTED, 1]
+    assert [each.operation_id for each in worker.finish(world.store)] == ids
 
 
 def test_an_intention_that_may_have_outlived_its_result_is_not_started() -> None:

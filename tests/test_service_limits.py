@@ -14,7 +14,10 @@ import pytest
 from casops import CasOps, Options, Outcome
 from casops.errors import UsageError
 from casops.messages import Refused
+from casops.protocol.limits import MAX_FORGOTTEN
 from casops.service import ServiceOptions, create_app
+from casops.service.duties import Duties
+from casops.service.in_flight import InFlight
 from casops.stores.memory import MemoryStore
 from casops.wire import MAX_ACKNOWLEDGED, decode_id, decode_ids, encode_id, encode_ids, path_of
 from tests.bank import Echo, Open
@@ -190,6 +193,26 @@ async def test_a_store_in_trouble_does_not_end_the_duties(caplog: pytest.LogCapt
         await web.post("echo", "d", {}, Casops_Acknowledge='"b"')
         await until(lambda: web.casops.outcome("b") is None)
         assert isinstance(web.casops.outcome("a"), Outcome)
+
+
+class Due(float):
+    """A time that counts how often such a one was compared."""
+
+    compared = 0
+
+    def __le__(self, other: float) -> bool:
+        Due.compared += 1
+        return float(self) <= other
+
+
+async def test_what_waits_to_be_forgotten_is_not_looked_through_for_every_few() -> None:
+    with CasOps(MemoryStore(), options=FORGETFUL) as casops:
+        duties = Duties(casops, InFlight(threads=1, operations=1, requests=1), SOON)
+        duties._due = {str(number): Due() for number in range(20 * MAX_FORGOTTEN)}  # all are due
+        duties.start()
+        await until(lambda: not duties._due)
+        await duties.stop()
+    assert Due.compared == 20 * MAX_FORGOTTEN
 
 
 # --- what both sides of the wire share ------------------------------------------------------------

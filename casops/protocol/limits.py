@@ -25,3 +25,6 @@ MAX_SETTLE_ROUNDS = 50
 
 # Results forgotten by one call: as many as a request of the message tier can acknowledge; two reads each in one batch.
 MAX_FORGOTTEN = 64
+
+# Results that a sweep looks at in one batch of reads: few round trips, and what it holds at once is bounded.
+MAX_LISTED = 500

@@ -11,6 +11,7 @@ from casops.protocol.declaring import check_time
 from casops.protocol.ended import Ended
 from casops.protocol.environment import Environment, Found
 from casops.protocol.fate import Standing, Suspect, decide, read_with_participants, standing_of
+from casops.protocol.limits import MAX_LISTED
 from casops.protocol.reading import is_committed
 from casops.records import Intention, Record, decode_intention, encode, intention_key, result_key
 from casops.values import value
@@ -65,9 +66,11 @@ def list_declared(environment: Environment) -> Steps[list[Declared]]:
     """Every intention that stands, and how far each operation is."""
     yield from environment.begin()
     listed: list[Declared] = []
-    for page in (yield from environment.scan()):
-        records = yield from environment.read(result_key(entry.id) for entry in page.entries)
-        for entry in page.entries:
+    entries = [entry for page in (yield from environment.scan()) for entry in page.entries]
+    for first in range(0, len(entries), MAX_LISTED):  # a page may be of any length
+        several = entries[first : first + MAX_LISTED]
+        records = yield from environment.read(result_key(entry.id) for entry in several)
+        for entry in several:
             try:
                 listed.append((yield from _declared(environment, entry, records[result_key(entry.id)])))
             except InvariantViolation as error:  # it must not keep the others from being listed

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterable
+from itertools import islice
 from typing import Final
 
 from casops.engine import describe
@@ -86,7 +87,7 @@ class Duties:
                 await self._more.wait()
             await asyncio.sleep(next(iter(self._due.values())) - loop.time())
             now = loop.time()
-            ready = [each for each, due in self._due.items() if due <= now][:MAX_FORGOTTEN]
+            ready = [each for each, due in islice(self._due.items(), MAX_FORGOTTEN) if due <= now]
             for each in ready:
                 del self._due[each]
             if not ready:

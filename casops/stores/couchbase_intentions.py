@@ -24,7 +24,6 @@ import re
 import secrets
 from collections import deque
 from collections.abc import Generator, Sequence
-from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
 from casops.messages import (
@@ -49,7 +48,6 @@ from casops.stores.couchbase_documents import Steps, refusal
 from casops.stores.couchbase_errors import Meaning, Trouble
 from casops.stores.couchbase_places import SHARDS, Place, Settings, id_at, path_of, shard_of
 from casops.stores.couchbase_specs import add_field, drop_field, field, whole
-from casops.stores.rows import PAGE_BYTES, PAGE_ENTRIES
 
 __all__ = ["Edit", "Intentions", "Lane"]
 
@@ -63,7 +61,7 @@ MAX_PARTS: Final = 16
 # What comes of a field that no intention of ours is in.
 DAMAGED: Final = (ValueError, AttributeError, TypeError, RecursionError)
 
-_CURSOR: Final = re.compile(r"|[0-9]{1,2}:.*", re.DOTALL)
+_CURSOR: Final = re.compile(r"|[0-9]{1,2}")
 
 _FULL: Final = (
     "there are so many pending operations that no more can be declared (a shard of intentions has reached 20 MiB): "
@@ -184,36 +182,32 @@ class Intentions:
         return (yield self._calls.change_fields(place, parts))
 
     def _scan(self, request: Scan) -> Steps:
-        """A page: entries of one shard, in the order of their ids.  The cursor is the shard and the last id."""
-        number, _, after = (request.cursor or "0:").partition(":")
-        if not _CURSOR.fullmatch(request.cursor) or (shard := int(number)) >= SHARDS:
+        """A page: all of one shard, which can only be read as a whole.  The cursor is the number of the shard."""
+        if not _CURSOR.fullmatch(request.cursor) or (shard := int(request.cursor or "0")) >= SHARDS:
             return Refused(f"no page of this store gave the cursor {request.cursor!r}")
         answer = yield self._calls.look(self.lanes[shard].place, (whole(),))
         if isinstance(answer, Trouble) and answer.meaning is not Meaning.MISSING:
             return refusal(answer, self.lanes[shard].place)
         text = None if isinstance(answer, Trouble) else answer.fields[0]
         try:
-            return _page({} if text is None else json.loads(text), shard, after)
+            entries = () if text is None else _entries(json.loads(text))
         except DAMAGED as error:
             return _damaged(self.lanes[shard].place, error)
+        return Page(entries, None if shard + 1 == SHARDS else str(shard + 1))
 
 
-def _page(fields: dict[str, dict[str, Any]], shard: int, after: str) -> Page:
+def _entries(fields: dict[str, dict[str, Any]]) -> tuple[Entry, ...]:
     found: list[Entry] = []
-    size = 0
-    for id, versions in sorted(((id_at(name), versions) for name, versions in fields.items()), key=itemgetter(0)):
+    for name, versions in fields.items():
+        id = id_at(name)
         try:
-            entry = _entry(id, versions) if id > after else None
+            entry = _entry(id, versions)
         except DAMAGED:
             log.error("another program changed the intention of operation %s, which is left out: %.99r", id, versions)
             continue
-        if entry is None:
-            continue
-        if len(found) == PAGE_ENTRIES or (found and size + len(entry.body) > PAGE_BYTES):
-            return Page(tuple(found), f"{shard}:{found[-1].id}")
-        found.append(entry)
-        size += len(entry.body)
-    return Page(tuple(found), None if shard + 1 == SHARDS else f"{shard + 1}:")
+        if entry is not None:
+            found.append(entry)
+    return tuple(found)
 
 
 def _damaged(place: Place, error: Exception) -> Refused:

@@ -80,7 +80,8 @@ TOGETHER: Final = 300
 # Requests that a conversation is reckoned to have, before it is known: documents that an operation on a few meets.
 CONVERSATION: Final = 6
 
-# Rows written, each taken for a page of log, after which the log is copied into the database: SQLite's own default.
+# Pages written to the log, about, after which it is copied into the database: SQLite's own default.  Rows would not do:
+# one may fill hundreds of pages, and copying a gigabyte holds up a commit for half a second.
 CHECKPOINT_EVERY: Final = 1000
 
 # Seconds to wait for another thread, beside the time for other processes.  It takes a few milliseconds unless a

@@ -64,6 +64,9 @@ TOGETHER: Final = 32
 # What SQLite and its Python module raise for a text they do not take.
 NOT_TAKEN: Final = (sqlite3.DataError, OverflowError, UnicodeError)
 
+# Bytes of a page of the file: SQLite's own default.
+PAGE: Final = 4096
+
 # Bytes of UTF-8 for one character, at most.
 BYTES_OF_A_CHARACTER: Final = 4
 
@@ -115,7 +118,7 @@ class Transaction:
         longest = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) // BYTES_OF_A_CHARACTER
         self._longest = None if longest > MAX_BYTES else longest
         self.changes = 0
-        self.written = 0  # rows
+        self.written = 0  # pages of log at most, about: one for each row, and those that its texts fill
         self.time_passed = False  # a row was met that the clock of this machine sees otherwise than the database's
         try:
             if writing:
@@ -270,6 +273,7 @@ class Transaction:
                 if in_file is not None:
                     dropped.append((*key, in_file.cas))
                 continue
+            self.written += _length(new) // PAGE
             stage = (None, None) if new.stage is None else (new.stage.meta, new.stage.body)
             values = (new.cas, new.body, *stage, new.expires, new.purge, *key)
             if in_file is None:

@@ -23,6 +23,9 @@ NO_ATTRIBUTES: Final[Mapping[str, str]] = {}
 # Writes that can be taken back; beyond it the oldest are safe.  Enough for a test, small enough for a soak.
 UNDOABLE = 10_000
 
+# Bytes of what they replaced: documents of a megabyte would otherwise make it gigabytes.
+UNDOABLE_BYTES = 64 * MIB
+
 # Writes between two looks at all documents: seldom enough to cost nothing per write.
 SWEEP_EVERY = 10_000
 
@@ -62,6 +65,11 @@ class Undo(NamedTuple):
     # A durable write: it, and all before it on its key, survive.
     durable: bool
 
+    @property
+    def size(self) -> int:
+        """Bytes of what was replaced, about."""
+        return 0 if self.before is None else len(self.before.body) + sum(map(len, self.before.attributes.values()))
+
 
 class Documents:
     """One bucket.  Not thread-safe: everything happens on the server's loop."""
@@ -77,7 +85,8 @@ class Documents:
         self.hanging: set[Key] = set()
         self._seqnos = [0] * vbuckets
         self._last_cas = 0
-        self._undo: deque[Undo] = deque(maxlen=UNDOABLE)
+        self._undo: deque[Undo] = deque()
+        self._undo_bytes = 0
         # Changes whenever writes were lost: mutation tokens of before are worth nothing.
         self.history = 1
 
@@ -111,7 +120,7 @@ class Documents:
 
     def store(self, key: Key, version: Version, durable: bool = False) -> Version:
         """Put a version into place; gives it with its revision, sequence number and time."""
-        self._undo.append(Undo(key, self._versions.get(key), durable))
+        self._remember(Undo(key, self._versions.get(key), durable))
         stored = self._put(key, version)
         self._writes += 1
         if self._writes % SWEEP_EVERY == 0:
@@ -168,6 +177,12 @@ class Documents:
 
     # ---- losing writes
 
+    def _remember(self, undo: Undo) -> None:
+        self._undo.append(undo)
+        self._undo_bytes += undo.size
+        while len(self._undo) > UNDOABLE or self._undo_bytes > UNDOABLE_BYTES:
+            self._undo_bytes -= self._undo.popleft().size
+
     def lose(self, count: int) -> int:
         """Take back the last writes, as a failover does; gives how many.
 
@@ -188,6 +203,7 @@ class Documents:
             else:
                 self._versions[key] = before
         self._undo.clear()  # what is left was kept: it is on disk now
+        self._undo_bytes = 0
         self.hanging.clear()
         self.history += lost > 0
         return lost
@@ -196,7 +212,8 @@ class Documents:
         for key in [key for key in self._versions if key[0] == collection]:
             del self._versions[key]
             self._locks.pop(key, None)
-        self._undo = deque((undo for undo in self._undo if undo.key[0] != collection), maxlen=UNDOABLE)
+        self._undo = deque(undo for undo in self._undo if undo.key[0] != collection)
+        self._undo_bytes = sum(undo.size for undo in self._undo)
 
 
 def vbucket_of(key: bytes, vbuckets: int) -> int:
