@@ -138,6 +138,24 @@ def test_an_id_is_free_for_a_mended_call_although_an_attempt_was_lost() -> None:
     assert world.do("i", add("a", 1)).record.result == 8
 
 
+def test_who_frees_an_id_too_late_hears_what_has_happened() -> None:
+    world = World(a=1)
+    job = Job(opening(LookupError("there is one")).function, ["a"], fingerprint=add("a", 1).fingerprint)
+    loser = world.worker("i", add("a", 1))
+    while not proposes(loser):
+        loser.step(world.store)
+    moved = world.version(n("a"))
+    assert moved is not None
+    world.store.perform([Replace(n("a"), moved.cas, "7")])
+    loser.step(world.store)  # proposed, lost, and dead with it
+    worker = world.worker("i", job)
+    while "withdrawn" not in str(worker.batch):
+        worker.step(world.store)
+    world.do("i", add("a", 1))
+    ended = worker.finish(world.store)
+    assert (ended.replayed, ended.record.result) == (True, 8)
+
+
 def test_an_id_that_another_call_has_is_not_freed() -> None:
     """It was declared again while this one gave up: what R(i) says is the other one's business."""
     world = World(a=1)

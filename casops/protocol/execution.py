@@ -473,11 +473,11 @@ class Execution:
         except StoreFailed as failure:
             if not failure.refusal.lasting:
                 raise  # what the store can never take has no R(i)
+        if withdrawn and self._free() and not (yield from release(self.environment, self.id, self.standing)):
+            yield from self._look()  # somebody has moved it meanwhile
         if self.standing.final:
             return self._ended(self.standing, replayed=True)
-        if withdrawn and self._free():
-            yield from release(self.environment, self.id, self.standing)
-        elif isinstance(error, CasOpsError):
+        if not (withdrawn and self._free()) and isinstance(error, CasOpsError):
             stays_pending(error)
         raise error
 

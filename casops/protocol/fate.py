@@ -182,15 +182,19 @@ def as_open(environment: Environment, record: Record, why: str) -> Record:
     )
 
 
-def release(environment: Environment, operation_id: str, standing: Standing) -> Steps[None]:
+def release(environment: Environment, operation_id: str, standing: Standing) -> Steps[bool]:
     """Nothing of an operation is left but the void marker of a lost attempt: its id is free for a mended call.
 
-    A courtesy, tried once: without it that call has to take a new id.
+    False: R(i) may be another one by now, so that it has to be looked at.
     """
     record = standing.record
-    if record is not None and record.fingerprint is not None:
-        nobodys = replace(record.becoming(environment.event("withdrawn")), operation=None, fingerprint=None)
-        yield from environment.perform(record_write(environment, result_key(operation_id), standing.cas, nobodys))
+    if record is None or record.fingerprint is None:
+        return True
+    nobodys = replace(record.becoming(environment.event("withdrawn")), operation=None, fingerprint=None)
+    (reply,) = yield from environment.perform(
+        record_write(environment, result_key(operation_id), standing.cas, nobodys)
+    )
+    return isinstance(reply, Stored)
 
 
 def record_write(environment: Environment, key: Key, cas: int | None, record: Record) -> StoreRequest:

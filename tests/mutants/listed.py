@@ -205,9 +205,9 @@ MUTANTS = [
     Mutant(
         "take over without putting one's name to the intention",
         "protocol/declaring.py",
-        """            self.cas, self.intention = found.cas, decode""",
+        """            self.cas, self._intention = found.cas, decode""",
         """            return
-            self.cas, self.intention = found.cas, decode""",
+            self.cas, self._intention = found.cas, decode""",
         listed=False,
     ),
     Mutant(
