@@ -113,9 +113,8 @@ def test_other_arguments_that_were_first_met_at_the_proposal_are_told_and_leave_
     assert (world.stage("a"), world.body("a")) == (None, 1)
 
 
-def test_an_id_is_free_for_a_mended_call_although_an_attempt_was_lost() -> None:
-    """The lost attempt had left R(i), which said whose arguments it was, to nobody's use."""
-    world = World(a=1)
+def loses_and_fails(world: World, fingerprint: str) -> Worker[Ended]:
+    """A worker that has lost an attempt to another program, and will find that its function fails now."""
 
     def function(numbers: dict[str, int | None]) -> str:
         if numbers["a"] != 1:
@@ -123,14 +122,20 @@ def test_an_id_is_free_for_a_mended_call_although_an_attempt_was_lost() -> None:
         numbers["a"] = 2
         return "done"
 
-    worker = world.worker("i", Job(function, ["a"], fingerprint="of the call as it was"))
+    worker = world.worker("i", Job(function, ["a"], fingerprint=fingerprint))
     while not proposes(worker):
         worker.step(world.store)
     before = world.version(n("a"))
     assert before is not None
     world.store.perform([Replace(n("a"), before.cas, "7")])
+    return worker
+
+
+def test_an_id_is_free_for_a_mended_call_although_an_attempt_was_lost() -> None:
+    """The lost attempt had left R(i), which said whose arguments it was, to nobody's use."""
+    world = World(a=1)
     with pytest.raises(LookupError):
-        worker.finish(world.store)
+        loses_and_fails(world, "of the call as it was").finish(world.store)
     record = world.record("i")
     assert record is not None
     assert (record.state, record.operation, record.fingerprint) == ("open", None, None)
@@ -139,16 +144,9 @@ def test_an_id_is_free_for_a_mended_call_although_an_attempt_was_lost() -> None:
 
 
 def test_who_frees_an_id_too_late_hears_what_has_happened() -> None:
+    """Found by the explorer: between the last look at R(i) and that write another worker had made it happen."""
     world = World(a=1)
-    job = Job(opening(LookupError("there is one")).function, ["a"], fingerprint=add("a", 1).fingerprint)
-    loser = world.worker("i", add("a", 1))
-    while not proposes(loser):
-        loser.step(world.store)
-    moved = world.version(n("a"))
-    assert moved is not None
-    world.store.perform([Replace(n("a"), moved.cas, "7")])
-    loser.step(world.store)  # proposed, lost, and dead with it
-    worker = world.worker("i", job)
+    worker = loses_and_fails(world, add("a", 1).fingerprint)
     while "withdrawn" not in str(worker.batch):
         worker.step(world.store)
     world.do("i", add("a", 1))
