@@ -219,7 +219,7 @@ class Engine:
             if model is None:
                 return self._pending(each, "this process does not know the operation")
             if self._parked(each):
-                return self._pending(each, "parked: its business function raised too often; run it again, or cancel it")
+                return self._pending(each, "parked: its business function failed too often; run it again, or cancel it")
             if sweeping.too_old_to_start(environment, each):
                 return self._pending(
                     each, "so old that its result may be forgotten already: look at its documents, then cancel it"

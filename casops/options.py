@@ -47,8 +47,8 @@ class Options:
     Well above the patience, so that a sweep does not race live workers."""
 
     park_after: int = 5
-    """Times a business function may raise in sweeps before the sweeper leaves it to an operator.
-    Zero: never parked."""
+    """Times a business function may raise, or not come to its end in a sweep (it hung, or took the process with it),
+    before sweeps leave it to an operator.  Zero: never parked."""
 
     skew: float = 300.0
     """Seconds by which clocks of two machines may differ: an id may come from the future by so much (UUIDv7

@@ -62,7 +62,7 @@ class Pending:
     failures: int
     last_error: str | None
     parked: bool
-    """Sweeps leave it alone: its business function raised too often."""
+    """Sweeps leave it alone: its business function raised, or did not come to its end in a sweep, too often."""
     note: str = ""
     """After a sweep: why it was left."""
     history: tuple[Event, ...] = field(default=(), repr=False)

@@ -276,4 +276,11 @@ MUTANTS = [
         except""",
         listed=False,
     ),
+    Mutant(
+        "free an id and not look whether it was too late",
+        "protocol/execution.py",
+        "and not (yield from release(self.environment, self.id, self.standing)):",
+        "and (yield from release(self.environment, self.id, self.standing)) is None:",
+        listed=False,
+    ),
 ]
