@@ -211,3 +211,17 @@ def proposes(worker: Worker[Any]) -> bool:
 
 def is_on(name: str) -> Callable[[StoreRequest], bool]:
     return lambda request: isinstance(request, Insert | Replace | Remove | Forget) and request.key == n(name)
+
+
+def ask(world: World, steps: Steps[T]) -> T:
+    """What an operator is told."""
+    return Worker("operator", steps, world.clock).finish(world.store)
+
+
+def staged(world: World, operation_id: str, job: Job, *, on: str, record: bool = True) -> None:
+    """A worker that dies when it proposes, with only these writes done."""
+    worker = world.worker(operation_id, job)
+    while not any(is_record(each) for each in writes(worker.batch)):
+        worker.step(world.store)
+    only(world, worker, lambda request: (is_record(request) and record) or any(is_on(name)(request) for name in on))
+    worker.crash()
