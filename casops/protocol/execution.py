@@ -468,13 +468,13 @@ class Execution:
         withdrawn = yield from self.declaration.withdraw()
         if isinstance(error, OperationMismatch):
             raise error  # R(i) is of another operation, or the intention that stands
+        if withdrawn and self._free():
+            yield from release(self.environment, self.id, self.standing)
         try:
             yield from self._look()
         except StoreFailed as failure:
             if not failure.refusal.lasting:
                 raise  # what the store can never take has no R(i)
-        if withdrawn and self._free() and not (yield from release(self.environment, self.id, self.standing)):
-            yield from self._look()  # somebody has moved it meanwhile
         if self.standing.final:
             return self._ended(self.standing, replayed=True)
         if not (withdrawn and self._free()) and isinstance(error, CasOpsError):

@@ -182,19 +182,15 @@ def as_open(environment: Environment, record: Record, why: str) -> Record:
     )
 
 
-def release(environment: Environment, operation_id: str, standing: Standing) -> Steps[bool]:
+def release(environment: Environment, operation_id: str, standing: Standing) -> Steps[None]:
     """Nothing of an operation is left but the void marker of a lost attempt: its id is free for a mended call.
 
-    False: R(i) may be another one by now, so that it has to be looked at.
+    A courtesy, tried once: without it that call has to take a new id.
     """
     record = standing.record
-    if record is None or record.fingerprint is None:
-        return True
-    nobodys = replace(record.becoming(environment.event("withdrawn")), operation=None, fingerprint=None)
-    (reply,) = yield from environment.perform(
-        record_write(environment, result_key(operation_id), standing.cas, nobodys)
-    )
-    return isinstance(reply, Stored)
+    if record is not None and record.fingerprint is not None:
+        nobodys = replace(record.becoming(environment.event("withdrawn")), operation=None, fingerprint=None)
+        yield from environment.perform(record_write(environment, result_key(operation_id), standing.cas, nobodys))
 
 
 def record_write(environment: Environment, key: Key, cas: int | None, record: Record) -> StoreRequest:

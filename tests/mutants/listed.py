@@ -263,6 +263,8 @@ MUTANTS = [
         withdrawn = yield from self.declaration.withdraw()
         if isinstance(error, OperationMismatch):
             raise error  # R(i) is of another operation, or the intention that stands
+        if withdrawn and self._free():
+            yield from release(self.environment, self.id, self.standing)
         try:
             yield from self._look()
         except""",
@@ -271,16 +273,11 @@ MUTANTS = [
         withdrawn = yield from self.declaration.withdraw()
         if isinstance(error, OperationMismatch):
             raise error  # R(i) is of another operation, or the intention that stands
+        if withdrawn and self._free():
+            yield from release(self.environment, self.id, self.standing)
         try:
             yield from self.environment.read([])
         except""",
-        listed=False,
-    ),
-    Mutant(
-        "free an id and not look whether it was too late",
-        "protocol/execution.py",
-        "and not (yield from release(self.environment, self.id, self.standing)):",
-        "and (yield from release(self.environment, self.id, self.standing)) is None:",
         listed=False,
     ),
 ]
