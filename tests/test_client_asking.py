@@ -561,6 +561,19 @@ def test_an_acknowledgement_that_was_lost_is_repeated() -> None:
     assert [message.headers.get(ACKNOWLEDGE) for message in world.asked("a")] == [None, '"one"', '"one"']
 
 
+def test_whoever_gives_an_id_up_for_good_is_heard_before_the_servers_are_told() -> None:
+    world = World(["a"], QUICK)
+    world.servers["a"] = always((0.1, applied(1)))
+    world.call("one")
+    world.desk.renounce("one")
+    assert "one" in world.desk.acknowledgements
+    world.call("two")
+    assert ACKNOWLEDGE not in world.asked("a")[-1].headers
+    world.desk.acknowledge("one")
+    world.call("three")
+    assert world.asked("a")[-1].headers[ACKNOWLEDGE] == '"one"'
+
+
 # --- looking ----------------------------------------------------------------------------------
 
 

@@ -32,7 +32,7 @@ from casops.client.messages import Concern, Message, Send, Steps
 from casops.client.notices import Counters, Notice
 from casops.client.options import ClientOptions
 from casops.client.pending import Asked
-from casops.client.pending_file import PendingFile
+from casops.client.pending_list import PendingList
 from casops.client.probing import Health, probing
 from casops.client.recovering import TOGETHER, Left, Recovered, operation_of
 from casops.client.servers import Server
@@ -42,7 +42,6 @@ from casops.errors import CasOpsError, Closed, InvariantViolation, OutcomeUnknow
 from casops.ids import check_id
 from casops.operations import Operation, result_adapter
 from casops.outcome import Outcome, Pending
-from casops.threads import Threads
 from casops.wire import path_of
 
 R = TypeVar("R")
@@ -82,10 +81,8 @@ class AsyncClient:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wakes: set[Callable[[], None]] = set()
         self._process = os.getpid()
-        self._file = None if pending is None else PendingFile(pending)
-        # Not the threads of asyncio, which are gone as soon as the main thread has ended.
-        self._writing = Threads(1, "casops-pending")
-        for asked in self._file.waiting() if self._file else ():
+        self._list = PendingList(pending)
+        for asked in self._list.waiting():
             self._desk.table.restore(asked)
 
     # --- what callers ask for ---------------------------------------------------------------
@@ -108,6 +105,7 @@ class AsyncClient:
     async def _execute(self, operation: Operation[R], operation_id: str, held: list[str] | None = None) -> Outcome[R]:
         """`held`: takes the ids of what is settled, which stays on the pending list until it is handed over."""
         self._check_usable()
+        began = time.monotonic()
         work, asked = asked_of(operation, operation_id, time.time())
         self._register(type(operation))
         if operation_id in self._desk.acknowledgements:
@@ -118,10 +116,9 @@ class AsyncClient:
         entry = self._desk.table.enter(asked, f"/operations/{path_of(type(operation))}")
         settled = noted = False
         try:
-            if self._file is not None:
-                await self._writing.run(partial(self._file.asks, entry.asked))
+            await self._list.asks(entry.asked, began + self._options.deadline - time.monotonic())
             noted = True
-            await self._drive(entry, Asking(self._desk, entry, time.monotonic()).run())
+            await self._drive(entry, Asking(self._desk, entry, began).run())
             assert entry.answer is not None
             outcome = outcome_of(asked, entry.answer, work.adapter)
             settled = True
@@ -135,8 +132,8 @@ class AsyncClient:
         finally:
             if settled and held is not None:
                 held.append(operation_id)
-            if self._desk.leave(entry, delivered=settled and held is None) and self._file is not None:
-                self._file.ends(operation_id)
+            if self._desk.leave(entry, delivered=settled and held is None):
+                self._list.ends(operation_id)
 
     async def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
         """Did it happen?  None: nobody asked for it, or it was forgotten.  Changes nothing.
@@ -166,8 +163,8 @@ class AsyncClient:
 
         ended = await asyncio.gather(*(one(each) for each in self.pending()))
         for operation_id in held:
-            if self._desk.hand_over(operation_id) and self._file is not None:
-                self._file.ends(operation_id)
+            if self._desk.hand_over(operation_id):
+                self._list.ends(operation_id)
         return Recovered(
             tuple(each for each in ended if isinstance(each, Outcome)),
             tuple(each for each in ended if isinstance(each, Left)),
@@ -183,16 +180,14 @@ class AsyncClient:
         Only after it is certain that nobody asks again: once forgotten, the same id would run a second time.
         """
         self._check_process()
-        self._desk.acknowledge(check_id(operation_id))
-        if self._file is not None:
-            self._file.ends(operation_id)
+        self._desk.renounce(check_id(operation_id))
+        self._list.ends(operation_id, then=partial(self._desk.acknowledge, operation_id))
 
     def forget(self, operation_id: str) -> None:
         """Take an operation off the pending list without an answer.  It may have happened, or happen yet."""
         self._check_process()
         self._desk.forget(check_id(operation_id))
-        if self._file is not None:
-            self._file.ends(operation_id)
+        self._list.ends(operation_id)
 
     @property
     def counters(self) -> Counters:
@@ -217,9 +212,7 @@ class AsyncClient:
             for http in self._connections.values():
                 await http.aclose()
         finally:  # in another event loop than that of the calls all this may fail
-            self._writing.close()
-            if self._file is not None:
-                self._file.close()
+            await self._list.close(self._options.deadline)
 
     async def __aenter__(self) -> Self:
         return self

@@ -145,8 +145,13 @@ class Desk:
         self._tidy(entry)
         return True
 
+    def renounce(self, operation_id: str) -> None:
+        """The application will never ask for it again.  `acknowledge` follows when the servers may know it."""
+        self.acknowledgements.remember(operation_id)
+        self.forget(operation_id)
+
     def acknowledge(self, operation_id: str) -> None:
-        """The application will never ask for it again."""
+        """The application will never ask for it again, nor will the next life of this client: let servers forget it."""
         entry = self.table.get(operation_id)
         if entry is None:
             self._acknowledge(operation_id)
