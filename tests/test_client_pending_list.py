@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from casops import Closed, OutcomeUnknown, StoreUnavailable, UsageError
-from casops.client import pending_file, pending_list
+from casops import CasOpsError, Closed, Expired, OutcomeUnknown, StoreUnavailable, UsageError, new_operation_id
+from casops.client import AsyncClient, Recovered, pending_file, pending_list
 from casops.client.pending import Asked
 from casops.client.pending_file import PendingFile
 from tests.bank import Echo
-from tests.client_bank import Bank, waiting
+from tests.client_bank import MONTH, Bank, noted, waiting
 from tests.service_process import PATIENCE
 
 
@@ -462,3 +462,131 @@ async def test_a_list_that_was_closed_takes_nothing(tmp_path: Path) -> None:
     with pytest.raises(Closed):
         await listed.asks(asked("b"), PATIENCE)
     assert waiting(tmp_path / "p") == ["a"]
+
+
+# --- an old list ------------------------------------------------------------------------------
+
+
+async def recovered(bank: Bank, path: Path) -> tuple[Recovered, list[str]]:
+    """What a new life found out, and what it has left on its list."""
+    async with bank.client(pending=path) as client:
+        result = await client.recover()
+    return result, waiting(path)
+
+
+async def test_what_the_servers_may_have_forgotten_is_not_asked_for_again(tmp_path: Path) -> None:
+    bank = Bank(old=1)
+    noted(tmp_path / "p", {"old": 1}, age=MONTH / 2 + 60)
+    for _ in range(2):
+        result, left = await recovered(bank, tmp_path / "p")
+        (only,) = result.left
+        assert isinstance(only.error, Expired)
+        assert (only.error.happened, only.error.operation_id) == (None, "old")
+        assert "first asked for" in str(only.error)
+        assert left == ["old"]  # somebody has to look at it
+    async with bank.client(pending=tmp_path / "p") as client:
+        with pytest.raises(Expired):
+            await client.run(Echo(value=1), operation_id="old")
+        client.forget("old")
+    assert waiting(tmp_path / "p") == []
+    assert bank.asked == []
+
+
+@pytest.mark.parametrize(
+    ("age", "retention"),
+    [(MONTH / 2 - 60, MONTH), (0, MONTH), (20 * 365 * 86_400, 0)],
+    ids=["young", "new", "for ever"],
+)
+async def test_what_they_remember_is_asked_for_again(tmp_path: Path, age: float, retention: float) -> None:
+    bank = Bank(i=1)
+    bank.retention = retention
+    noted(tmp_path / "p", {"i": 1}, age=age)
+    result, left = await recovered(bank, tmp_path / "p")
+    assert [each.value for each in result.finished] == [1]
+    assert (bank.looked, bank.asked, left) == (["i"], ["i"], [])
+
+
+async def test_a_clock_that_was_set_back_is_noticed(tmp_path: Path) -> None:
+    bank = Bank(i=1)
+    noted(tmp_path / "p", {"i": 1}, age=-MONTH)
+    result, left = await recovered(bank, tmp_path / "p")
+    assert isinstance(result.left[0].error, Expired)
+    assert (bank.asked, left) == ([], ["i"])
+
+
+async def test_ids_that_tell_their_time_are_left_to_the_servers(tmp_path: Path) -> None:
+    operation_id = new_operation_id()
+    bank = Bank(**{operation_id: 1})
+    noted(tmp_path / "p", {operation_id: 1}, age=MONTH)
+    result, _ = await recovered(bank, tmp_path / "p")
+    assert len(result.finished) == 1
+    assert bank.looked == []
+
+
+async def test_nothing_is_asked_for_again_unless_a_server_tells_its_retention(tmp_path: Path) -> None:
+    bank = Bank(i=1)
+    bank.retention = None
+    noted(tmp_path / "p", {"i": 1})
+    result, left = await recovered(bank, tmp_path / "p")
+    assert isinstance(result.left[0].error, OutcomeUnknown)
+    assert "Idempotency-Retention" in str(result.left[0].error)
+    assert (bank.asked, left) == ([], ["i"])
+
+
+async def test_an_id_of_ones_own_is_not_asked_again_for_ever_in_one_life_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bank = Bank(i=None, j=1)
+    async with bank.client() as client:
+        with pytest.raises(OutcomeUnknown):
+            await client.run(Echo(value=1), operation_id="i")
+        await client.run(Echo(value=1), operation_id="j")  # tells the retention
+        bank.answers["i"] = 1
+        asked_before = len(bank.asked)
+        with monkeypatch.context() as patch:
+            later = time.time() + MONTH
+            patch.setattr(time, "time", lambda: later)
+            with pytest.raises(Expired):
+                await client.run(Echo(value=1), operation_id="i")
+        assert len(bank.asked) == asked_before
+        assert await client.run(Echo(value=1), operation_id="i") == 1
+
+
+async def test_an_answer_that_is_there_is_handed_over_however_old_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = Bank(i=1)
+    bank.held = {"i"}
+    async with bank.client() as client:
+        call = asyncio.create_task(client.run(Echo(value=1), operation_id="i"))
+        while not bank.asked:
+            await asyncio.sleep(0.001)
+        call.cancel()
+        await asyncio.wait([call])
+        bank.held.clear()
+        while not client.counters.answers:
+            await asyncio.sleep(0.001)
+        later = time.time() + MONTH
+        monkeypatch.setattr(time, "time", lambda: later)
+        assert await client.run(Echo(value=1), operation_id="i") == 1
+    assert bank.asked == ["i"]
+
+
+# --- what cannot be told ----------------------------------------------------------------------
+
+
+async def test_an_error_of_a_call_that_asked_nobody_does_not_say_that_it_did_not_happen(tmp_path: Path) -> None:
+    bank = Bank(i=1, stuck=None)
+
+    async def refused(client: AsyncClient, operation_id: str) -> CasOpsError:
+        with pytest.raises(CasOpsError) as error:
+            await client.run(Echo(value=1), operation_id=operation_id)
+        return error.value
+
+    async with bank.client(table=1) as client:
+        await client.run(Echo(value=1), operation_id="i")
+        client.acknowledge("i")
+        again = await refused(client, "i")
+        assert (type(again), again.happened, again.retry) == (UsageError, None, False)
+        await refused(client, "stuck")
+        full = await refused(client, "of an earlier life")
+        assert (full.happened, full.retry) == (None, True)
+        assert "nothing was sent" in str(full)

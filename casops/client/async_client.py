@@ -24,6 +24,7 @@ from typing import Any, Self, TypeVar, cast
 
 import httpx
 
+from casops.client.aging import check_age, has_to_be_young
 from casops.client.asking import Asking
 from casops.client.desk import Desk
 from casops.client.http import Connect, Replied, connect_plainly, exchange
@@ -31,7 +32,7 @@ from casops.client.looking import Question, looking
 from casops.client.messages import Concern, Message, Send, Steps
 from casops.client.notices import Counters, Notice
 from casops.client.options import ClientOptions
-from casops.client.pending import Asked
+from casops.client.pending import Asked, Entry
 from casops.client.pending_list import PendingList
 from casops.client.probing import Health, probing
 from casops.client.recovering import TOGETHER, Left, Recovered, operation_of
@@ -109,13 +110,16 @@ class AsyncClient:
         work, asked = asked_of(operation, operation_id, time.time())
         self._register(type(operation))
         if operation_id in self._desk.acknowledgements:
-            raise UsageError(
+            used = UsageError(
                 "this id was acknowledged, so its result may be forgotten; an id is never used again",
                 operation_id=operation_id,
             )
+            used.happened = None  # the application knows
+            raise used
         entry = self._desk.table.enter(asked, f"/operations/{path_of(type(operation))}")
         settled = noted = False
         try:
+            await self._check_age(entry, asked.at, began)
             await self._list.asks(entry.asked, began + self._options.deadline - time.monotonic())
             noted = True
             await self._drive(entry, Asking(self._desk, entry, began).run())
@@ -124,8 +128,8 @@ class AsyncClient:
             settled = True
             return outcome
         except CasOpsError as error:
-            # What cannot be right stays on the list: somebody has to look at it.
-            settled = not error.retry and not isinstance(error, InvariantViolation)
+            # What cannot be right stays on the list, and so does what is too old: somebody has to look at it.
+            settled = noted and not error.retry and not isinstance(error, InvariantViolation)
             settled = settled or (not noted and entry.sent == 0)  # nothing is known of it anywhere
             error.operation_id = operation_id
             raise
@@ -148,7 +152,8 @@ class AsyncClient:
     async def recover(self) -> Recovered:
         """Ask again for everything that is pending: what this client, or its earlier life, got no answer for.
 
-        What is answered stays on the list until this returns: if it is cancelled, the next one tells the same.
+        What is answered stays on the list until this returns: if it is cancelled, the next one tells the same.  What is
+        so old that the servers may have forgotten it is left with Expired, and stays on the list until it is forgotten.
         """
         self._check_usable()
         gate = asyncio.Semaphore(TOGETHER)
@@ -221,6 +226,15 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    async def _check_age(self, entry: Entry, wall: float, began: float) -> None:
+        """See aging.py.  A server that is asked anything tells its retention."""
+        if has_to_be_young(entry):
+            if entry.earlier and self._desk.retention is None:
+                question = Question(entry.asked.operation_id)
+                with suppress(CasOpsError):  # whatever it tells of the operation, that is asked for in a moment
+                    await self._drive(question, looking(self._desk, question, began))
+            check_age(entry, wall, self._desk.retention)
 
     # --- driving ----------------------------------------------------------------------------
 
