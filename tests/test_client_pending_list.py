@@ -393,6 +393,7 @@ async def test_a_disk_that_hangs_holds_no_call_beyond_its_deadline(disk: Disk) -
         client.acknowledge("j")
         assert client.pending() == []
         disk.go_on()
+        client._options = replace(client._options, deadline=PATIENCE)  # for as long as closing may wait now
     assert bank.asked == []
     assert disk.waiting() == []  # the line of the first got to the disk after all
 

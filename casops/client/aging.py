@@ -44,6 +44,6 @@ def check_age(entry: Entry, wall: float, retention: float | None) -> None:
         when = f"{age:.0f} seconds ago" if age > 0 else f"{-age:.0f} seconds from now (this machine's clock is wrong)"
         raise Expired(
             f"it was first asked for {when}, and servers remember results for {retention:.0f} seconds: whether it "
-            "happened may be forgotten, so it is not asked for again. Look at its documents, then `forget` it",
+            "happened may be forgotten, so it is not asked for again. See what `outcome` tells, then `forget` it",
             operation_id=operation_id,
         )
