@@ -32,16 +32,24 @@ class Threads:
         """To be called on the event loop.  If the future is cancelled, the work goes on all the same."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
+        self.add(lambda: _carry_out(work, future, loop))
+        return future
+
+    def add(self, job: Callable[[], None]) -> None:
+        """For what nobody waits for; it must not raise.  Needs no event loop."""
         if not self._idle.acquire(blocking=False) and self._started < self._most:
             try:
                 threading.Thread(target=self._live, name=self._name, daemon=True).start()
                 self._started += 1
             except RuntimeError:  # this process may have no more, or is about to end
                 if self._started == 0:  # then here: the event loop stands still, but nobody else can do it
-                    _carry_out(work, future, loop)
-                    return future
-        self._jobs.put(lambda: _carry_out(work, future, loop))
-        return future
+                    job()
+                    return
+        self._jobs.put(job)
+
+    def waiting(self) -> int:
+        """How many jobs no thread has begun yet, about."""
+        return self._jobs.qsize()
 
     def close(self) -> None:
         """Have the threads end, each when it has nothing to do."""

@@ -561,6 +561,30 @@ def test_an_acknowledgement_that_was_lost_is_repeated() -> None:
     assert [message.headers.get(ACKNOWLEDGE) for message in world.asked("a")] == [None, '"one"', '"one"']
 
 
+def test_the_shortest_retention_that_was_told_counts() -> None:
+    world = World(["a"], QUICK)
+    assert world.desk.retention is None
+    foreign = Reply(echo=False, headers={"idempotency-retention": "1"})
+    for told, counts in ((applied(), None), (foreign, None), ("0", float("inf")), ("90", 90), ("100", 90), ("80", 80)):
+        reply = applied(idempotency_retention=told) if isinstance(told, str) else told
+        world.servers["a"] = scripted([(0.1, reply)], [(0.1, applied())])
+        world.call(f"i{world.desk.counters.messages}")
+        assert world.desk.retention == counts
+
+
+def test_whoever_gives_an_id_up_for_good_is_heard_before_the_servers_are_told() -> None:
+    world = World(["a"], QUICK)
+    world.servers["a"] = always((0.1, applied(1)))
+    world.call("one")
+    world.desk.renounce("one")
+    assert "one" in world.desk.acknowledgements
+    world.call("two")
+    assert ACKNOWLEDGE not in world.asked("a")[-1].headers
+    world.desk.acknowledge("one")
+    world.call("three")
+    assert world.asked("a")[-1].headers[ACKNOWLEDGE] == '"one"'
+
+
 # --- looking ----------------------------------------------------------------------------------
 
 

@@ -22,12 +22,12 @@ import httpx
 import pytest
 
 from casops import InvariantViolation, Operation, OutcomeUnknown, StoreUnavailable, UsageError
-from casops.business import OperationWork
 from casops.client import AsyncClient, Client, ClientOptions, Notice, pending_file
 from casops.client.pending import Asked
 from casops.client.pending_file import PendingFile
 from casops.wire import PROBLEM_URN
 from tests.bank import Account, Echo, Transfer
+from tests.client_bank import Bank, noted, waiting
 from tests.faulty_proxy import FaultyProxy
 from tests.service_process import PATIENCE, free_port
 from tests.serving import until
@@ -35,14 +35,6 @@ from tests.serving import until
 
 def asked(operation_id: str) -> Asked:
     return Asked(operation_id, "Echo", "f", '{"value":"ü\\n"}', 1.5)
-
-
-def waiting(path: Path) -> list[str]:
-    file = PendingFile(path)
-    try:
-        return [each.operation_id for each in file.waiting()]
-    finally:
-        file.close()
 
 
 # --- the pending file -------------------------------------------------------------------------
@@ -266,11 +258,11 @@ def test_a_full_disk_is_told_before_anything_is_sent(tmp_path: Path) -> None:
         file.asks(asked("b"))
     assert error.value.operation_id == "b"
     with full_disk(path.stat().st_size + 5):
-        file.ends("a")  # cannot be written either, and harms nobody
+        file.ends("a")  # cannot be written either: it is with the next
     file.asks(asked("c"))
     file.close()
-    assert [json.loads(line).get("asks") for line in path.read_text().splitlines()] == ["a", "c"]
-    assert waiting(path) == ["a", "c"]
+    assert [json.loads(line).get("asks") for line in path.read_text().splitlines()] == ["c"]
+    assert waiting(path) == ["c"]
 
 
 async def test_a_call_that_cannot_be_noted_is_not_sent(tmp_path: Path) -> None:
@@ -283,31 +275,6 @@ async def test_a_call_that_cannot_be_noted_is_not_sent(tmp_path: Path) -> None:
         assert proxy.posts == []
 
 
-class Bank:
-    """Servers without sockets: what comes back, by operation id; and whom a client asked."""
-
-    def __init__(self, **answers: Any) -> None:
-        self.answers = answers
-        self.held: set[str] = set()
-        self.asked: list[str] = []
-
-    def client(self, **more: Any) -> AsyncClient:
-        options = ClientOptions(deadline=5, pause=0, probe=100, probe_at_most=100)
-        more.setdefault("operations", [Echo])
-        return AsyncClient(["http://a"], options=options, connect=self._connect, **more)
-
-    def _connect(self, url: str) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=url, transport=httpx.MockTransport(self._reply))
-
-    async def _reply(self, request: httpx.Request) -> httpx.Response:
-        operation_id = request.headers["idempotency-key"].strip('"')
-        self.asked.append(operation_id)
-        while operation_id in self.held:
-            await asyncio.sleep(0.001)
-        headers = {"casops-message": request.headers["casops-message"]}
-        return httpx.Response(200, json=self.answers[operation_id], headers=headers)
-
-
 class Changed(Operation[int], name="Echo"):
     other: int
 
@@ -316,10 +283,7 @@ class Changed(Operation[int], name="Echo"):
 async def test_what_cannot_be_asked_again_may_have_happened(
     tmp_path: Path, operations: list[type[Operation[Any]]]
 ) -> None:
-    file = PendingFile(tmp_path / "p")
-    work = OperationWork(Echo(value=1), "1")
-    file.asks(Asked("1", work.name, work.fingerprint, work.arguments, 0.0))
-    file.close()
+    noted(tmp_path / "p", {"1": 1})
     async with Bank(**{"1": 1}).client(pending=tmp_path / "p", operations=operations) as client:
         (left,) = (await client.recover()).left
         assert isinstance(left.error, UsageError)
@@ -328,11 +292,7 @@ async def test_what_cannot_be_asked_again_may_have_happened(
 
 
 async def test_what_recover_has_found_out_stays_on_the_list_until_it_is_handed_over(tmp_path: Path) -> None:
-    file = PendingFile(tmp_path / "p")
-    for each in (1, 2):
-        work = OperationWork(Echo(value=each), str(each))
-        file.asks(Asked(str(each), work.name, work.fingerprint, work.arguments, 0.0))
-    file.close()
+    noted(tmp_path / "p", {"1": 1, "2": 2})
     bank = Bank(**{"1": 1, "2": 2})
     bank.held.add("2")
     async with bank.client(pending=tmp_path / "p") as client:

@@ -1,4 +1,4 @@
-"""The client's parts, each alone: time-outs, budget, servers' health, acknowledgements, table, replies."""
+"""The client's parts, each alone: time-outs, budget, servers' health, acknowledgements, table, age, replies."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ from casops import (
     OutcomeUnknown,
     StoreUnavailable,
     UsageError,
+    new_operation_id,
 )
 from casops.client import BusinessError, ClientOptions
 from casops.client.acknowledging import MOST_BYTES, Acknowledgements
+from casops.client.aging import check_age, has_to_be_young
 from casops.client.budget import Budget
 from casops.client.messages import Answer, Found, Healthy, Lost, Seen, Told
 from casops.client.notices import Notice
-from casops.client.pending import Asked, Table
-from casops.client.replies import canonical, read_answer, read_health, read_outcome
+from casops.client.pending import Asked, Entry, Table
+from casops.client.replies import canonical, read_answer, read_health, read_outcome, read_retention
 from casops.client.servers import Server, Servers
 from casops.client.telling import tell
 from casops.client.timing import RoundTrips
@@ -43,7 +45,7 @@ from tests.bank import Receipt, Transfer
 
 PACKAGE = Path(casops.client.__file__).parent
 PURE = (
-    *("acknowledging", "asking", "budget", "desk", "errors", "looking", "messages", "notices", "options"),
+    *("acknowledging", "aging", "asking", "budget", "desk", "errors", "looking", "messages", "notices", "options"),
     *("pending", "probing", "replies", "servers", "timing"),
 )
 
@@ -230,8 +232,9 @@ def test_an_id_in_the_table_belongs_to_one_operation() -> None:
 def test_the_table_has_a_bound() -> None:
     table = Table(ClientOptions(table=1))
     entry = table.enter(asked("i"), "/p")
-    with pytest.raises(Contended, match="nothing was sent"):
+    with pytest.raises(Contended, match="nothing was sent") as full:
         table.enter(asked("j"), "/p")
+    assert (full.value.happened, full.value.retry) == (None, True)  # an earlier life may have been answered
     table.leave(entry, delivered=True)
     assert table.drop_if_done(entry)
     table.enter(asked("j"), "/p")
@@ -300,12 +303,58 @@ def test_an_id_with_a_lost_message_is_remembered_as_such() -> None:
     assert not table.all_replied("never heard of")
 
 
+# --- age --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize(("age", "late"), [(0, False), (50, False), (51, True), (-50, False), (-51, True)])
+def test_what_is_older_than_half_of_the_retention_is_not_asked_again(earlier: bool, age: float, late: bool) -> None:
+    entry = Entry(asked("i"), sent=1, earlier=earlier)
+    check_age(entry, age, float("inf"))
+    if not late:
+        check_age(entry, age, 100)
+        return
+    with pytest.raises(Expired, match="clock is wrong" if age < 0 else "51 seconds ago") as error:
+        check_age(entry, age, 100)
+    assert (error.value.happened, error.value.retry, error.value.operation_id) == (None, False, "i")
+
+
+def test_without_a_retention_only_what_this_life_asked_for_is_asked_again() -> None:
+    check_age(Entry(asked("i"), sent=1), 0, None)
+    with pytest.raises(OutcomeUnknown, match="Idempotency-Retention") as error:
+        check_age(Entry(asked("i"), sent=1, earlier=True), 0, None)
+    assert error.value.operation_id == "i"
+
+
+def test_what_has_no_result_yet_or_tells_its_own_time_may_be_old() -> None:
+    assert has_to_be_young(Entry(asked("i"), sent=1))
+    assert not has_to_be_young(Entry(asked("i")))
+    assert not has_to_be_young(Entry(asked(new_operation_id()), sent=1))
+    assert not has_to_be_young(Entry(asked("i"), sent=1, answer=Answer("applied")))
+
+
+def test_an_entry_of_an_earlier_life_is_known_as_such() -> None:
+    table = Table(ClientOptions())
+    table.restore(asked("i"))
+    assert table.enter(asked("i"), "/p").earlier
+    assert not table.enter(asked("j"), "/p").earlier
+
+
 # --- replies ----------------------------------------------------------------------------------
 
 
 def told(status: int, kind: str, headers: dict[str, str] | None = None, **members: Any) -> object:
     body = json.dumps({"type": PROBLEM_URN + kind, "detail": "why", "happened": "no", **members}).encode()
     return read_answer("i", status, headers or {}, body)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("2592000", 2_592_000.0), ("1576800000", 1_576_800_000.0), ("0", float("inf")), ("", None), ("-1", None)],
+)
+def test_the_retention_that_a_server_tells(text: str, seconds: float | None) -> None:
+    assert read_retention({"idempotency-retention": text}) == seconds
+    assert read_retention({}) is None
 
 
 def test_answers() -> None:
@@ -596,5 +645,5 @@ def test_the_pure_parts_do_no_io_and_read_no_clock(name: str) -> None:
             outside |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             outside.add(node.module or "")
-    casops_own = {"casops.errors", "casops.validating", "casops.wire", *(f"casops.client.{each}" for each in PURE)}
-    assert outside <= allowed | casops_own
+    casops_own = {f"casops.{each}" for each in ("errors", "ids", "validating", "wire")}
+    assert outside <= allowed | casops_own | {f"casops.client.{each}" for each in PURE}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
@@ -257,6 +258,14 @@ async def test_every_answer_names_its_message_and_the_retention() -> None:
         ):
             assert response.headers["Casops-Message"] == "m-1"
             problem(response, *((404, "path-unknown") if response.status_code == 404 else (405, "method-unknown")))
+
+
+@pytest.mark.parametrize(("retention", "told"), [(0.4, "1"), (10, "10"), (10.2, "11"), (0, "0")])
+async def test_a_short_retention_is_not_told_as_for_ever(retention: float, told: str) -> None:
+    """Whole seconds, as results live in the store."""
+    options = replace(QUICK, retention=retention, deadline=0.04)
+    async with bank(options=options, service=replace(SERVICE, answer_within=0.01)) as web:
+        assert (await web.client.get("/health")).headers["Idempotency-Retention"] == told
 
 
 @pytest.mark.parametrize(

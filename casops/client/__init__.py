@@ -10,6 +10,7 @@ It returns what the local call returns and raises the same errors (casops.errors
     desk.py        what calls share; replies come in here  servers.py        up, slow, suspect
     replies.py     what a reply means                      budget.py         retries of all calls
     pending.py     the table; pending_file.py: on a disk   acknowledging.py  ids nobody will ask for again
+    aging.py       what is too old to be asked for again   pending_list.py   the disk, kept off the event loop
     probing.py     suspect servers                         looking.py        what became of an operation?
     async_client.py, client.py, http.py                    those who carry it out
 

@@ -24,6 +24,7 @@ from typing import Any, Self, TypeVar, cast
 
 import httpx
 
+from casops.client.aging import check_age, has_to_be_young
 from casops.client.asking import Asking
 from casops.client.desk import Desk
 from casops.client.http import Connect, Replied, connect_plainly, exchange
@@ -31,8 +32,8 @@ from casops.client.looking import Question, looking
 from casops.client.messages import Concern, Message, Send, Steps
 from casops.client.notices import Counters, Notice
 from casops.client.options import ClientOptions
-from casops.client.pending import Asked
-from casops.client.pending_file import PendingFile
+from casops.client.pending import Asked, Entry
+from casops.client.pending_list import PendingList
 from casops.client.probing import Health, probing
 from casops.client.recovering import TOGETHER, Left, Recovered, operation_of
 from casops.client.servers import Server
@@ -42,7 +43,6 @@ from casops.errors import CasOpsError, Closed, InvariantViolation, OutcomeUnknow
 from casops.ids import check_id
 from casops.operations import Operation, result_adapter
 from casops.outcome import Outcome, Pending
-from casops.threads import Threads
 from casops.wire import path_of
 
 R = TypeVar("R")
@@ -82,10 +82,8 @@ class AsyncClient:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wakes: set[Callable[[], None]] = set()
         self._process = os.getpid()
-        self._file = None if pending is None else PendingFile(pending)
-        # Not the threads of asyncio, which are gone as soon as the main thread has ended.
-        self._writing = Threads(1, "casops-pending")
-        for asked in self._file.waiting() if self._file else ():
+        self._list = PendingList(pending)
+        for asked in self._list.waiting():
             self._desk.table.restore(asked)
 
     # --- what callers ask for ---------------------------------------------------------------
@@ -108,35 +106,38 @@ class AsyncClient:
     async def _execute(self, operation: Operation[R], operation_id: str, held: list[str] | None = None) -> Outcome[R]:
         """`held`: takes the ids of what is settled, which stays on the pending list until it is handed over."""
         self._check_usable()
+        began = time.monotonic()
         work, asked = asked_of(operation, operation_id, time.time())
         self._register(type(operation))
         if operation_id in self._desk.acknowledgements:
-            raise UsageError(
+            used = UsageError(
                 "this id was acknowledged, so its result may be forgotten; an id is never used again",
                 operation_id=operation_id,
             )
+            used.happened = None  # the application knows
+            raise used
         entry = self._desk.table.enter(asked, f"/operations/{path_of(type(operation))}")
         settled = noted = False
         try:
-            if self._file is not None:
-                await self._writing.run(partial(self._file.asks, entry.asked))
+            await self._check_age(entry, asked.at, began)
+            await self._list.asks(entry.asked, began + self._options.deadline - time.monotonic())
             noted = True
-            await self._drive(entry, Asking(self._desk, entry, time.monotonic()).run())
+            await self._drive(entry, Asking(self._desk, entry, began).run())
             assert entry.answer is not None
             outcome = outcome_of(asked, entry.answer, work.adapter)
             settled = True
             return outcome
         except CasOpsError as error:
-            # What cannot be right stays on the list: somebody has to look at it.
-            settled = not error.retry and not isinstance(error, InvariantViolation)
+            # What cannot be right stays on the list, and so does what is too old: somebody has to look at it.
+            settled = noted and not error.retry and not isinstance(error, InvariantViolation)
             settled = settled or (not noted and entry.sent == 0)  # nothing is known of it anywhere
             error.operation_id = operation_id
             raise
         finally:
             if settled and held is not None:
                 held.append(operation_id)
-            if self._desk.leave(entry, delivered=settled and held is None) and self._file is not None:
-                self._file.ends(operation_id)
+            if self._desk.leave(entry, delivered=settled and held is None):
+                self._list.ends(operation_id)
 
     async def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
         """Did it happen?  None: nobody asked for it, or it was forgotten.  Changes nothing.
@@ -151,7 +152,8 @@ class AsyncClient:
     async def recover(self) -> Recovered:
         """Ask again for everything that is pending: what this client, or its earlier life, got no answer for.
 
-        What is answered stays on the list until this returns: if it is cancelled, the next one tells the same.
+        What is answered stays on the list until this returns: if it is cancelled, the next one tells the same.  What is
+        so old that the servers may have forgotten it is left with Expired, and stays on the list until it is forgotten.
         """
         self._check_usable()
         gate = asyncio.Semaphore(TOGETHER)
@@ -166,8 +168,8 @@ class AsyncClient:
 
         ended = await asyncio.gather(*(one(each) for each in self.pending()))
         for operation_id in held:
-            if self._desk.hand_over(operation_id) and self._file is not None:
-                self._file.ends(operation_id)
+            if self._desk.hand_over(operation_id):
+                self._list.ends(operation_id)
         return Recovered(
             tuple(each for each in ended if isinstance(each, Outcome)),
             tuple(each for each in ended if isinstance(each, Left)),
@@ -183,16 +185,14 @@ class AsyncClient:
         Only after it is certain that nobody asks again: once forgotten, the same id would run a second time.
         """
         self._check_process()
-        self._desk.acknowledge(check_id(operation_id))
-        if self._file is not None:
-            self._file.ends(operation_id)
+        self._desk.renounce(check_id(operation_id))
+        self._list.ends(operation_id, then=partial(self._desk.acknowledge, operation_id))
 
     def forget(self, operation_id: str) -> None:
         """Take an operation off the pending list without an answer.  It may have happened, or happen yet."""
         self._check_process()
         self._desk.forget(check_id(operation_id))
-        if self._file is not None:
-            self._file.ends(operation_id)
+        self._list.ends(operation_id)
 
     @property
     def counters(self) -> Counters:
@@ -217,9 +217,7 @@ class AsyncClient:
             for http in self._connections.values():
                 await http.aclose()
         finally:  # in another event loop than that of the calls all this may fail
-            self._writing.close()
-            if self._file is not None:
-                self._file.close()
+            await self._list.close(self._options.deadline)
 
     async def __aenter__(self) -> Self:
         return self
@@ -228,6 +226,15 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    async def _check_age(self, entry: Entry, wall: float, began: float) -> None:
+        """See aging.py.  A server that is asked anything tells its retention."""
+        if has_to_be_young(entry):
+            if entry.earlier and self._desk.retention is None:
+                question = Question(entry.asked.operation_id)
+                with suppress(CasOpsError):  # whatever it tells of the operation, that is asked for in a moment
+                    await self._drive(question, looking(self._desk, question, began))
+            check_age(entry, wall, self._desk.retention)
 
     # --- driving ----------------------------------------------------------------------------
 

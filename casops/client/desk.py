@@ -19,7 +19,7 @@ from casops.client.messages import Answer, Concern, Fate, Lost, Message, Told
 from casops.client.notices import Counters, Notice
 from casops.client.options import ClientOptions
 from casops.client.pending import Entry, Table
-from casops.client.replies import canonical, is_reply_to
+from casops.client.replies import canonical, is_reply_to, read_retention
 from casops.client.servers import Server, Servers, State
 from casops.errors import InvariantViolation
 from casops.wire import ACKNOWLEDGE, IDEMPOTENCY_KEY, MESSAGE, RETRY, encode_id, encode_ids
@@ -35,6 +35,8 @@ class Desk:
         self.budget = Budget(options)
         self.acknowledgements = Acknowledgements()
         self.counters = Counters()
+        self.retention: float | None = None
+        """Seconds for which the servers remember results: the least that any told (infinity: for ever)."""
         self._name = name
         self._numbers = 0
         self._notices: list[Notice] = []
@@ -74,6 +76,9 @@ class Desk:
     def replied(self, message: Message, status: int, headers: Mapping[str, str], body: bytes, now: float) -> None:
         """An HTTP reply came.  `headers`: names in lower case."""
         if is_reply_to(message.id, headers):
+            told = read_retention(headers)
+            if told is not None and (self.retention is None or told < self.retention):
+                self.retention = told
             self._arrived(message, message.concern.read(status, headers, body), now)
         else:
             self.counters.foreign += 1
@@ -145,8 +150,13 @@ class Desk:
         self._tidy(entry)
         return True
 
+    def renounce(self, operation_id: str) -> None:
+        """The application will never ask for it again.  `acknowledge` follows when the servers may know it."""
+        self.acknowledgements.remember(operation_id)
+        self.forget(operation_id)
+
     def acknowledge(self, operation_id: str) -> None:
-        """The application will never ask for it again."""
+        """The application will never ask for it again, nor will the next life of this client: let servers forget it."""
         entry = self.table.get(operation_id)
         if entry is None:
             self._acknowledge(operation_id)

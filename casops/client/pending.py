@@ -32,7 +32,7 @@ class Asked:
     arguments: str
     """JSON text."""
     at: float
-    """Seconds since 1970 by this machine's clock; for people only."""
+    """When it was first asked for: seconds since 1970 by this machine's clock, for people and for aging.py."""
 
 
 @dataclass(eq=False)
@@ -53,6 +53,8 @@ class Entry:
     """A message was lost that may still reach a server."""
     begun: bool = False
     """A server was at it and did not say how it ended: it may yet."""
+    earlier: bool = False
+    """An earlier life of this client asked for it."""
     answer: Answer | None = None
     delivered: bool = False
     """A caller has had the answer."""
@@ -92,7 +94,7 @@ class Table:
 
     def restore(self, asked: Asked) -> None:
         """An entry of an earlier life of this client.  It was sent, for all we know."""
-        self._entries[asked.operation_id] = Entry(asked, sent=1, uncertain=True)
+        self._entries[asked.operation_id] = Entry(asked, sent=1, uncertain=True, earlier=True)
 
     def enter(self, asked: Asked, path: str) -> Entry:
         """The entry of an operation that is called for.
@@ -103,11 +105,13 @@ class Table:
         entry = self._entries.get(operation_id)
         if entry is None:
             if len(self._entries) >= self._options.table:
-                raise Contended(
+                full = Contended(
                     f"{len(self._entries)} operations wait for an answer already; nothing was sent. "
                     "Ask for those again (recover), or give them up (forget)",
                     operation_id=operation_id,
                 )
+                full.happened = None  # nobody was asked: an earlier life of this client may have been answered
+                raise full
             entry = self._entries[operation_id] = Entry(asked, uncertain=not self._ended.get(operation_id, True))
         elif entry.asked.fingerprint != asked.fingerprint:
             raise OperationMismatch(

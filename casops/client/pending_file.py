@@ -1,12 +1,17 @@
 """The pending table on a disk, so that a client that was killed knows what it had asked for.
 
 JSON lines, only ever appended to: `asks` before the first message of an operation leaves (on the disk before it is
-sent), `ends` after its caller has had the answer.  A lost `ends` costs one question more, so it is not waited for.
-The last line may be torn; the file is written anew, without what has ended, when it is opened and when it has grown.
+sent), `ends` after its caller has had the answer.  A lost `ends` costs one question more, so the disk is not waited
+for: the next `asks` brings it there, too.  The last line may be torn; the file is written anew, without what has ended,
+when it is opened and when it has grown.
+
+A write that failed may be on the disk nevertheless, or get there later, and after a failed fsync nobody knows what the
+disk has of all that came before.  So the file is not trusted any more: the next line is not appended, but all of it
+written anew.
 
 The arguments of operations are in it, in plain text.  A forked child has no part in it.
 
-Must not be in here: what is done about an operation.
+Must not be in here: what is done about an operation; event loops (pending_list.py).
 """
 
 from __future__ import annotations
@@ -37,16 +42,20 @@ class PendingFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(os.path.realpath(path))  # the same file wherever the process goes
-        self._lock = threading.Lock()
-        self._dead = 0
         self._file = self._guard = -1
+        self._path = Path(os.path.realpath(path))  # the same file wherever the process goes
+        # The lock is on a file of its own: the other one is replaced by a new one now and then.
+        self._guard_path = self._path.with_name(self._path.name + ".lock")
+        self._lock = threading.Lock()
+        self._live: dict[str, Asked] = {}
+        self._dead = 0
+        self._trusted = False  # the file says what `_live` says
+        self._synced = False  # and so does the disk
         if self._path.exists() and not self._path.is_file():
             # A device would be replaced by a file, and a pipe never ends.
             raise UsageError(f"the pending list {self._path} is not a file: name one, or a path where there is none")
         try:
-            # The lock is on a file of its own: the other one is replaced by a new one now and then.
-            self._guard = os.open(self._path.with_name(self._path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)
+            self._guard = os.open(self._guard_path, os.O_CREAT | os.O_RDWR, 0o600)
         except OSError as error:
             raise UsageError(f"the pending list {self._path} cannot be opened: {error}") from None
         _open.add(self)
@@ -54,8 +63,12 @@ class PendingFile:
             self._take_guard()
             self._live = self._read()
             self._rewrite()
+            self._trusted = True
+        except OSError as error:
+            self._let_go()
+            raise StoreUnavailable(f"the pending list {self._path} could not be written: {error}") from None
         except BaseException:
-            self.close()
+            self._let_go()
             raise
 
     def waiting(self) -> list[Asked]:
@@ -63,38 +76,49 @@ class PendingFile:
         return list(self._live.values())
 
     def asks(self, asked: Asked) -> None:
-        """Note it.  When this returns it is on the disk."""
+        """Note it.  When this returns it is on the disk, and so is every `ends` before it."""
         with self._lock:
-            if asked.operation_id not in self._live:
-                self._append(_asks(asked), asked.operation_id)
-                self._live[asked.operation_id] = asked
+            known = asked.operation_id in self._live
+            self._live.setdefault(asked.operation_id, asked)
+            try:
+                self._say("" if known else _asks(asked), sync=True)
+            except OSError as error:
+                if not known:
+                    del self._live[asked.operation_id]
+                raise StoreUnavailable(
+                    f"the pending list {self._path} could not be written ({error}); nothing was sent",
+                    operation_id=asked.operation_id,
+                ) from None
 
     def ends(self, operation_id: str) -> None:
-        """It was answered and handed over."""
+        """It was answered and handed over.  What cannot be written now is with the next `asks`, or `close`."""
         with self._lock:
-            if self._live.pop(operation_id, None) is None or self._file < 0:
+            if self._live.pop(operation_id, None) is None and self._trusted:
                 return
             self._dead += 1
-            # What cannot be written is asked for once more, and answered the same.
-            with contextlib.suppress(OSError, StoreUnavailable):
-                self._write(json.dumps({"ends": operation_id}))
-                if self._dead > MOST_DEAD_LINES and self._dead > len(self._live):
-                    self._rewrite()
+            with contextlib.suppress(OSError):
+                self._say(json.dumps({"ends": operation_id}), sync=False)
 
     def close(self) -> None:
         with self._lock:  # a descriptor may belong to somebody else as soon as it is closed
-            for each in (self._file, self._guard):
-                if each >= 0:
-                    os.close(each)
-            self._file = self._guard = -1
+            if not self._trusted:
+                with contextlib.suppress(OSError):
+                    self._say("", sync=False)
+            self._let_go()
 
     def __del__(self) -> None:
-        self.close()  # a client that was forgotten must not keep the list from the next one
+        self._let_go()  # a client that was forgotten must not keep the list from the next one
 
     def let_go_in_child(self) -> None:
         """The parent goes on with it; here the lock may be held by a thread that stayed behind."""
         self._lock = threading.Lock()
-        self.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        for each in (self._file, self._guard):
+            if each >= 0:
+                os.close(each)
+        self._file = self._guard = -1
 
     def _take_guard(self) -> None:
         try:
@@ -119,28 +143,45 @@ class PendingFile:
                     ) from None
         return live
 
-    def _append(self, line: str, operation_id: str) -> None:
-        try:
-            self._write(line)
-            os.fsync(self._file)
-        except OSError as error:
-            raise StoreUnavailable(
-                f"the pending list {self._path} could not be written ({error}); nothing was sent",
-                operation_id=operation_id,
-            ) from None
+    def _say(self, line: str, *, sync: bool) -> None:
+        """Have the file say what `_live` says by now: with this line, or with all of it.  Raises OSError."""
+        whole = not self._trusted or (self._dead > MOST_DEAD_LINES and self._dead > len(self._live))
+        self._trusted = False  # until it is done
+        self._check_there()
+        if whole:
+            self._rewrite()
+        else:
+            self._append(line, sync=sync)
+        self._trusted = True
 
-    def _write(self, line: str) -> None:
-        """One line, all or nothing."""
+    def _check_there(self) -> None:
+        """Whether whoever opens the list next finds what is written here, and is kept out until then."""
         if self._file < 0:
             raise OSError("it is closed")
+        for path, handle in ((self._path, self._file), (self._guard_path, self._guard)):
+            try:
+                there = os.path.samestat(os.stat(path), os.fstat(handle))
+            except FileNotFoundError:
+                there = False
+            if not there:
+                raise OSError(f"{path.name} was moved, removed or replaced while it was open")
+
+    def _append(self, line: str, *, sync: bool) -> None:
         before = os.fstat(self._file).st_size
-        data = line.encode() + b"\n"
         try:
-            written = os.write(self._file, data)
-            if written < len(data):
-                raise OSError(f"{written} of {len(data)} bytes were written")
+            if line:
+                data = line.encode() + b"\n"
+                self._synced = False
+                written = os.write(self._file, data)
+                if written < len(data):
+                    raise OSError(f"{written} of {len(data)} bytes were written")
+            if sync and not self._synced:
+                os.fsync(self._file)
+                self._synced = True
         except OSError:
-            os.ftruncate(self._file, before)
+            # At once: a client that dies now must not ask for what its caller was told was not sent.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, before)
             raise
 
     def _rewrite(self) -> None:
@@ -153,13 +194,16 @@ class PendingFile:
             except OSError:
                 os.close(renewed)
                 raise
-            # From here on the old file has no name: what is appended to it is lost.
-            old, self._file, self._dead = self._file, renewed, 0
-            if old >= 0:
-                os.close(old)
-            _sync_folder(self._path.parent)
-        except OSError as error:
-            raise StoreUnavailable(f"the pending list {self._path} could not be written: {error}") from None
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(fresh)  # it takes room
+            raise
+        # From here on the old file has no name: what is appended to it is lost.
+        old, self._file, self._dead = self._file, renewed, 0
+        if old >= 0:
+            os.close(old)
+        _sync_folder(self._path.parent)
+        self._synced = True
 
 
 _open: weakref.WeakSet[PendingFile] = weakref.WeakSet()

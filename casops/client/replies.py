@@ -32,7 +32,7 @@ from casops.errors import (
     UsageError,
 )
 from casops.validating import misfit
-from casops.wire import ATTEMPTS, IDEMPOTENCY_KEY, MESSAGE, PROBLEM_URN, REPLAYED, TAKEN_OVER, decode_id
+from casops.wire import ATTEMPTS, IDEMPOTENCY_KEY, MESSAGE, PROBLEM_URN, REPLAYED, RETENTION, TAKEN_OVER, decode_id
 
 USAGE: dict[str, type[UsageError]] = {
     each.__name__: each for each in (UsageError, DocumentMissing, DocumentExists, InvalidDocument)
@@ -59,6 +59,14 @@ MEANING: dict[str, tuple[type[CasOpsError], Again]] = {
 
 def is_reply_to(message_id: str, headers: Mapping[str, str]) -> bool:
     return _header(headers, MESSAGE) == message_id
+
+
+def read_retention(headers: Mapping[str, str]) -> float | None:
+    """Seconds for which the server remembers results, infinity: for ever; None: it does not tell."""
+    text = _header(headers, RETENTION)
+    if text is None or not (text.isascii() and text.isdigit()):
+        return None
+    return float(text) or float("inf")
 
 
 def read_answer(operation_id: str, status: int, headers: Mapping[str, str], body: bytes) -> Fate:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from math import ceil
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -52,7 +53,7 @@ def guarded_route(options: ServiceOptions, retention: float) -> type[APIRoute]:
                     response = _invalid(error).response(options.retry_after)
                 except ClientDisconnect:
                     return Response(status_code=400)  # nobody is there to read it; nothing was begun
-                response.headers.update({wire.RETENTION: f"{retention:.0f}", **echoes})
+                response.headers.update({wire.RETENTION: f"{ceil(retention)}", **echoes})
                 return response
 
             return handle

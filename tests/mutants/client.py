@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.mutants.hunt import Finder
 from tests.mutants.listed import Mutant
 
-TESTS = ("tests/test_client_parts.py", "tests/test_client_asking.py")
+TESTS = tuple(f"tests/test_client_{each}.py" for each in ("parts", "asking", "pending_list"))
 
 
 def of(file: str, name: str, old: str, new: str) -> Mutant:
@@ -178,6 +178,69 @@ MUTANTS = [
     ),
     of("acknowledging", "headers without bound", "if size > MOST_BYTES:", "if False:"),
     of("looking", "one server is enough", "left.remove(server)", "left.clear()"),
+    of("aging", "asked again until it is forgotten", "abs(age) > retention / 2", "abs(age) > retention"),
+    of("aging", "a clock that was set back is right", "if abs(age) >", "if age >"),
+    of("aging", "asked again, whatever the retention", "if entry.earlier:", "if False:"),
+    of("aging", "an answer that is there may be too old", "entry.answer is None and", ""),
+    of("aging", "ids that tell their time may be too old", " and time_of(entry.asked.operation_id) is None", ""),
+    of("pending", "an earlier life is forgotten", "uncertain=True, earlier=True", "uncertain=True"),
+    of("pending", "the table is full, so it did not happen", "full.happened = None", "pass"),
+    of("desk", "the longest retention counts", "told < self.retention", "told > self.retention"),
+    of("replies", "for ever is no time", 'float(text) or float("inf")', "float(text)"),
+    of(
+        "async_client",
+        "nobody is asked for the retention",
+        "if entry.earlier and self._desk",
+        "if False and self._desk",
+    ),
+    of("async_client", "what is too old goes off the list", "settled = noted and not error", "settled = not error"),
+    of("async_client", "acknowledged, so it did not happen", "used.happened = None", "pass"),
+    of(
+        "async_client",
+        "acknowledged ids may be asked again",
+        "self._desk.renounce(check_id(operation_id))",
+        "check_id(operation_id)",
+    ),
+    of("pending_list", "servers forget what the disk still names", "self._ended.append(then)", "then()"),
+    of("pending_list", "a failed call takes acknowledgements along", "self._ended.extendleft(reversed(ended))", "pass"),
+    of(
+        "pending_list",
+        "a call that was not noted is sent",
+        "            if not noting.done():\n",
+        "            if False:\n",
+    ),
+    of("pending_list", "any number waits for the disk", "if self._writing.waiting() >= MOST_UNWRITTEN:", "if False:"),
+    of(
+        "pending_list",
+        "the file is let go of under who writes",
+        "closing = self._writing.run(self._file.close)",
+        "self._file._let_go(); closing = self._writing.run(self._file.close)",
+    ),
+    of("pending_file", "what was not sent stays on the list", "os.ftruncate(self._file, before)", "pass"),
+    of("pending_file", "trusted after a failed write", "self._trusted = False  # until", "pass  # until"),
+    of("pending_file", "an end that failed waits for the next call", "is None and self._trusted:", "is None:"),
+    of(
+        "pending_file",
+        "an end that failed is lost by closing",
+        "            if not self._trusted:\n",
+        "            if False:\n",
+    ),
+    of("pending_file", "ends are not brought to the disk", "if sync and not self._synced:", "if sync and line:"),
+    of("pending_file", "the list may be gone", "((self._path, self._file), (", "(("),
+    of("pending_file", "the lock may be gone", ", (self._guard_path, self._guard))", ",)"),
+    of(
+        "pending_file",
+        "what could not be noted is pending",
+        "                if not known:\n",
+        "                if False:\n",
+    ),
+    of(
+        "pending_file",
+        "what was noted before is not pending",
+        "                if not known:\n",
+        "                if True:\n",
+    ),
+    of("pending_file", "a file that became nothing takes room", "os.unlink(fresh)", "pass"),
 ]
 
 
