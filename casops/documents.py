@@ -199,12 +199,13 @@ class Documents:
         document = self._present[key]
         if document is None:
             return None
+        text = _text(key, document)
         if before is not None:
             read = load(self._types[key], key, before, checked=True)
             # By the text, too, for 1 and True, and 5 and 5.00, are the same and are not stored alike.
-            if _text(key, read) == _text(key, document) and difference(read, document) is None:
+            if _text(key, read) == text and difference(read, document) is None:
                 return before  # looked at, not changed: to the byte
-        return dump(key, document)
+        return dump(key, document, text)
 
 
 def load(model: type[D], key: Key, body: str, *, checked: bool = False) -> D:
@@ -218,9 +219,12 @@ def load(model: type[D], key: Key, body: str, *, checked: bool = False) -> D:
         raise InvalidDocument(f"the stored document {key} does not fit {model.__name__}: {misfit(error)}") from None
 
 
-def dump(key: Key, document: Document) -> str:
-    """A model as its body, validated again.  Raises InvalidDocument, also if it would come back as something else."""
-    text, model = _text(key, document), type(document)
+def dump(key: Key, document: Document, text: str | None = None) -> str:
+    """A model as its body, validated again.  `text`: as pydantic dumps it, if that is known.
+
+    Raises InvalidDocument, also if it would come back as something else.
+    """
+    text, model = _text(key, document) if text is None else text, type(document)
     try:
         # What is assigned to a field is not validated by pydantic; the text is.
         again = model.model_validate_json(text)
@@ -228,10 +232,8 @@ def dump(key: Key, document: Document) -> str:
         if where is None or difference(again, validated(document)) is None:
             # As the model has it, if that stays so: a sum that it works out, a Decimal(5) in a field of whole numbers.
             stored = _text(key, again)
-            if stored != text:
+            if where is not None or stored != text:
                 text, where = stored, difference(again, model.model_validate_json(stored))
-            elif where is not None:
-                where = difference(again, model.model_validate_json(stored))
     except Exception as error:  # noqa: BLE001 - of pydantic, of a codec underneath, of the model's own code
         raise _invalid(key, document, error) from None
     if where is not None:
