@@ -51,6 +51,7 @@ class Engine:
         self.options = options
         self.worker = check_id(worker, "a worker's name")
         self._operations: dict[str, type[Operation[Any]]] = {}
+        self._swept: set[str] = set()  # what sweeps are at: where a function hangs in one, the next passes by
         for operation in operations:
             self.register(operation)
 
@@ -184,10 +185,15 @@ class Engine:
         settled = len(ended) - len(left)
         # What sweeps have failed at comes last: it may take the whole process with it.
         for each in sorted(others, key=lambda each: each.intention.failures if each.intention else 0):
-            if each.operation_id in busy and not each.ended:
+            id = each.operation_id
+            if (id in busy or id in self._swept) and not each.ended:
                 left.append(self._pending(each, "being worked on here"))
                 continue
-            done = yield from self._recover_one(environment, each)
+            self._swept.add(id)
+            try:
+                done = yield from self._recover_one(environment, each)
+            finally:
+                self._swept.discard(id)
             if isinstance(done, Outcome):
                 finished.append(done)
             else:
@@ -241,6 +247,7 @@ class Engine:
         except Exception as error:  # a validator of the application's own may raise anything
             raise InvariantViolation(f"the stored arguments do not fit {model.__name__}: {misfit(error)}") from error
         work = OperationWork(operation, each.operation_id, self)
+        work.check_arguments()  # before anything is counted
         # The arguments are those that were declared, whatever their defaults are called by now.
         work.fingerprint = each.intention.fingerprint
         execution = Execution(self.environment(), each.operation_id, work)
@@ -249,6 +256,10 @@ class Engine:
         except OperationMismatch:
             # The id has ended with other arguments: this intention can never run.
             yield from sweeping.drop_intention(self.environment(), each)
+            raise
+        except Exception:
+            if not execution.at_fault:
+                yield from execution.declaration.spare()
             raise
         outcome = self._outcome(ended, work)
         yield from self.settle(ended)

@@ -14,6 +14,7 @@ Must not be in here: documents, what follows from it.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import is_dataclass
@@ -50,12 +51,12 @@ def check_numbers(text: str, made: object = None) -> None:
     shape = text.encode().translate(_SHAPE)
     if _LONG not in shape and _SMALL not in shape:
         return
-    whole: set[int] = set()
+    whole: Counter[int] = Counter()
 
     def see(digits: str) -> int:
         number = int(digits)
         if abs(number) > _EXACT:
-            whole.add(number)
+            whole[number] += 1
         return number
 
     json.loads(text, parse_float=_check, parse_int=see)
@@ -63,22 +64,22 @@ def check_numbers(text: str, made: object = None) -> None:
         _check_whole(whole, made)
 
 
-def _check_whole(whole: set[int], made: object) -> None:
+def _check_whole(whole: Counter[int], made: object) -> None:
     doubles: set[float] = set()
-    kept: set[int | Decimal] = set()
+    kept: Counter[int | Decimal] = Counter()
     _collect(made, doubles, kept)
-    for number in sorted(whole - kept):
+    for number in sorted(each for each, times in whole.items() if times > kept[each]):
         with suppress(OverflowError):
             if int(double := float(number)) != number and double in doubles:
                 raise Rounded(f"the number {number} would be rounded to {double!r}; store it as text")
 
 
-def _collect(value: Any, doubles: set[float], kept: set[int | Decimal]) -> None:
+def _collect(value: Any, doubles: set[float], kept: Counter[int | Decimal]) -> None:
     """The numbers in what a model made."""
     if isinstance(value, float):
         doubles.add(value)
     elif isinstance(value, int | Decimal):
-        kept.add(value)
+        kept[value] += 1
     elif isinstance(value, BaseModel) or is_dataclass(value):
         _collect(members_of(value), doubles, kept)
     elif isinstance(value, Mapping):

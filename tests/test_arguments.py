@@ -39,6 +39,8 @@ from casops.arguments import fingerprint_of, restored, text_of_arguments
 from casops.business import OperationWork
 from casops.operations import result_type
 from casops.sameness import difference
+from casops.stores.memory import MemoryStore
+from casops.stores.sqlite import SqliteStore
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -244,15 +246,39 @@ class Doubling(Operation[str], name="changing"):
         return "paid twice"
 
 
-def test_what_has_ended_is_told_although_its_arguments_would_not_come_back_any_more(tmp_path: Path) -> None:
-    with CasOps.open(f"sqlite:///{tmp_path}/a.db") as casops:
-        casops.run(Taken(amount=Decimal(5)), operation_id="i")
-    with CasOps.open(f"sqlite:///{tmp_path}/a.db") as casops:  # of the next version of the application
-        assert casops.run(Doubling(amount=Decimal("2.5")), operation_id="i") == "paid"
+@pytest.mark.parametrize("stream_log", [False, True])
+def test_what_has_ended_is_told_although_its_arguments_would_not_come_back_any_more(
+    tmp_path: Path, stream_log: bool
+) -> None:
+    store = MemoryStore() if stream_log else SqliteStore(tmp_path / "a.db")
+    before, after = CasOps(store), CasOps(store)  # of two versions of the application
+    before.run(Taken(amount=Decimal(5)), operation_id="i")
+    assert after.run(Doubling(amount=Decimal("2.5")), operation_id="i") == "paid"
+    with pytest.raises(UsageError, match="do not survive JSON") as caught:
+        after.run(Doubling(amount=Decimal("2.5")), operation_id="j")
+    assert caught.value.happened is False
+    assert after.outcome("j") is None
+    with pytest.raises(OperationMismatch):
+        after.run(Doubling(amount=Decimal(7)), operation_id="i")
+    before.close()
+
+
+@pytest.mark.parametrize("stream_log", [False, True])
+def test_what_is_pending_is_not_said_not_to_have_happened(tmp_path: Path, stream_log: bool) -> None:
+    store = MemoryStore() if stream_log else SqliteStore(tmp_path / "a.db")
+    with CasOps(store) as casops:
+        with pytest.raises(ZeroDivisionError):
+            casops.run(Failing(amount=Decimal(5)), operation_id="i")
         with pytest.raises(UsageError, match="do not survive JSON") as caught:
-            casops.run(Doubling(amount=Decimal("2.5")), operation_id="j")
-        assert caught.value.happened is False
-        assert casops.outcome("j") is None
+            CasOps(store).run(Doubling(amount=Decimal("2.5")), operation_id="i")
+        assert (caught.value.happened, caught.value.retry) == (None, True)
+
+
+class Failing(Operation[str], name="changing"):
+    amount: Decimal
+
+    def apply(self, documents: Documents) -> str:
+        raise ZeroDivisionError
 
 
 class Filled(BaseModel):

@@ -6,10 +6,10 @@ import dataclasses
 import json
 import random
 from decimal import Context, Decimal
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from pydantic import AliasPath, BaseModel, Field
+from pydantic import AliasPath, BaseModel, BeforeValidator, Field, PlainSerializer
 
 from casops import (
     Cancelled,
@@ -324,7 +324,9 @@ class Look(Operation[int]):
         return documents[self.sensor].count
 
 
-@pytest.mark.parametrize("body", ['{"value":9007199254740993}', '{"value":-18014398509481987,"count":0}'])
+@pytest.mark.parametrize(
+    "body", ['{"value":9007199254740993,"id":9007199254740993}', '{"value":-18014398509481987,"count":0}']
+)
 async def test_a_whole_number_that_would_be_rounded_in_a_float_is_not_touched(bank: Bank, body: str) -> None:
     casops = bank.open()
     (reply,) = bank.stranger().perform([Insert(Key("sensors", "a"), body)])
@@ -374,11 +376,27 @@ async def test_what_is_stored_and_recorded_is_as_the_type_has_it(bank: Bank) -> 
     assert '"yes":true' in found.body
 
 
+# Written as 5 only as long as it is a Decimal.
+Odd = Annotated[int, BeforeValidator(int), PlainSerializer(lambda value: 5 if isinstance(value, Decimal) else 7)]
+
+
+class Wavers(Operation[Odd]):
+    def apply(self, documents: Documents) -> int:
+        given: Any = Decimal(5)
+        return given  # type: ignore[no-any-return]
+
+
+def test_a_result_that_would_not_stay_what_its_type_makes_of_it_is_refused() -> None:
+    with CasOps.open("memory://") as casops, pytest.raises(InvalidDocument, match="would come back from JSON"):
+        casops.run(Wavers(), operation_id="i")
+
+
 class Tolerant(Operation[bool]):
     """Goes by that a document does not fit its model."""
 
     account: Ref[Account]
     flag: Ref[Account]
+    refuses: bool = False
 
     def apply(self, documents: Documents) -> bool:
         runs.append(1)
@@ -386,7 +404,10 @@ class Tolerant(Operation[bool]):
             documents.get(self.account)
         except InvalidDocument:
             if len(runs) == 1:
-                mend()
+                mend(self.account)
+            if self.refuses:
+                documents.get(self.flag)
+                raise Declined("damaged") from None
             documents.create(self.flag, Account(balance=Decimal(0)))
             return False
         return True
@@ -395,21 +416,24 @@ class Tolerant(Operation[bool]):
 runs: list[int] = []
 
 
-def mend() -> None:
-    (found,) = mended.perform([Read(Key("accounts", "a"))])
+def mend(account: Ref[Account]) -> None:
+    (found,) = mended.perform([Read(account.key)])
     assert isinstance(found, Version)
-    mended.perform([Replace(Key("accounts", "a"), found.cas, '{"balance":"1"}')])
+    mended.perform([Replace(account.key, found.cas, '{"balance":"1"}')])
 
 
 mended = MemoryStore()
 
 
-def test_a_document_that_does_not_fit_its_model_is_looked_at_like_any_other() -> None:
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_document_that_does_not_fit_its_model_is_looked_at_like_any_other(refuses: bool) -> None:
     """It was mended before the operation was written, which had gone by what it was, and happened all the same."""
     runs.clear()
-    mended.perform([Insert(Key("accounts", "a"), '{"balance":"none"}')])
+    account = f"a-{refuses}"
+    mended.perform([Insert(Key("accounts", account), '{"balance":"none"}')])
     with CasOps(mended, options=QUICK) as casops:
-        assert casops.run(Tolerant(account="a", flag="f"), operation_id="i") is True
+        tolerant = Tolerant(account=account, flag="f", refuses=refuses)
+        assert casops.run(tolerant, operation_id=account) is True
         assert len(runs) == 2
         assert casops.read(Account.ref("f")) is None
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import pytest
+from pydantic import AfterValidator
 
 from casops import CasOps, Contended, Document, Documents, Operation, Options, Ref
-from casops.messages import Insert, Read, Replace, Stored, Version
+from casops.messages import Insert, Read, Refused, Replace, Reply, Steps, Stored, StoreRequest, Unknown, Version
 from casops.protocol.ended import Ended
 from casops.protocol.execution import Execution
 from casops.records import decode_intention, intention_key, result_key
@@ -107,22 +109,27 @@ def test_what_takes_the_process_with_it_is_counted_comes_last_and_is_parked() ->
 
 
 @pytest.mark.usefixtures("crashing")
-async def test_a_server_goes_on_sweeping_beside_a_function_that_hangs(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_server_goes_on_sweeping_beside_a_function_that_hangs(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("casops.service.duties.MOST_SWEEPS", 2)
     options = dataclasses.replace(NOW, deadline=0.05)
     casops = CasOps(MemoryStore(), options=options, operations=[Hangs, Fine])
-    left_behind(casops, a=Hangs(log="a"), b=Fine(log="b"))
+    left_behind(casops, a=Hangs(log="a"), b=Fine(log="b"), c=Hangs(log="c"), d=Fine(log="d"))
     every = ServiceOptions(sweep_every=0.05, answer_within=0.1, forget_after=0)
     duties = Duties(casops, InFlight(threads=2, operations=2, requests=2), every)
     duties.start()
     try:
         async with asyncio.timeout(LONG):
-            while [(each.operation_id, each.parked) for each in casops.pending()] != [("a", True)]:
+            while "sweeps no more" not in caplog.text:
+                await asyncio.sleep(0.01)
+            assert [(each.operation_id, each.failures) for each in casops.pending()] == [("a", 2), ("c", 2), ("d", 1)]
+            assert "the next one does not wait for it" in caplog.text
+            GO_ON.set()  # they come to their ends, and so the sweeps
+            while casops.outcome("d") is None:
                 await asyncio.sleep(0.01)
     finally:
         await duties.stop()
-    assert casops.outcome("b") is not None
-    assert "the next one does not wait for it" in caplog.text
-    GO_ON.set()
 
 
 @pytest.mark.parametrize("which", ["intention", "record"])
@@ -151,12 +158,21 @@ def intention_of(store: MemoryStore, operation_id: str) -> str:
 
 
 def sweep(world: World, operation_id: str, job: Job) -> Worker[Ended]:
-    """A worker that takes over what a sweep has found."""
+    """A worker that takes over what a sweep has found, as casops.engine has it."""
     found = world.intention(operation_id)
     assert found is not None
-    environment = world.environment()
-    entry = decode_intention(found.body, operation_id), found.cas
-    return Worker(environment.worker, Execution(environment, operation_id, job).run(entry), world.clock)
+    environment, entry = world.environment(), (decode_intention(found.body, operation_id), found.cas)
+
+    def steps() -> Steps[Ended]:
+        execution = Execution(environment, operation_id, job)
+        try:
+            return (yield from execution.run(entry))
+        except Exception:
+            if not execution.at_fault:
+                yield from execution.declaration.spare()
+            raise
+
+    return Worker(environment.worker, steps(), world.clock)
 
 
 def failures(world: World, operation_id: str) -> int:
@@ -194,16 +210,93 @@ def test_a_count_whose_reply_is_lost_counts_once_and_so_does_the_failure_after_i
     assert failures(world, "i") == 1
 
 
+def moved(world: World) -> None:
+    """By another program."""
+    before = world.version(n("a"))
+    assert before is not None
+    (reply,) = world.store.perform([Replace(n("a"), before.cas, "5")])
+    assert isinstance(reply, Stored)
+
+
 def test_who_only_lost_to_others_is_not_counted() -> None:
     world = declared(dataclasses.replace(OPTIONS, attempts=1))
     worker = sweep(world, "i", add("a", 1))
     while not proposes(worker):
         worker.step(world.store)
     assert failures(world, "i") == 1
-    before = world.version(n("a"))
-    assert before is not None
-    (moved,) = world.store.perform([Replace(n("a"), before.cas, "5")])
-    assert isinstance(moved, Stored)
+    moved(world)
     with pytest.raises(Contended):
         worker.finish(world.store)
     assert failures(world, "i") == 0
+    record = world.record("i")
+    assert record is not None
+    assert record.fingerprint == add("a", 1).fingerprint  # it is pending: its id is not free
+
+
+def test_sweeps_that_overlap_take_back_what_each_has_counted() -> None:
+    world = declared(dataclasses.replace(OPTIONS, attempts=1))
+    workers = [sweep(world, "i", add("a", 1)) for _ in range(2)]
+    for worker in workers:
+        while not proposes(worker):
+            worker.step(world.store)
+    assert failures(world, "i") == 2
+    moved(world)
+    for worker in workers:
+        with pytest.raises(Contended):
+            worker.finish(world.store)
+    assert failures(world, "i") == 0
+
+
+class Ailing(MemoryStore):
+    """Takes no document, as long as it is ill."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trouble: Unknown | Refused | None = None
+
+    def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
+        if self.trouble is None:
+            return super().perform(batch)
+        return [
+            self.trouble
+            if isinstance(each, Insert | Replace) and each.key.collection == "logs"
+            else super(Ailing, self).perform([each])[0]
+            for each in batch
+        ]
+
+
+@pytest.mark.parametrize("trouble", [Unknown("no answer"), Refused("not now")])
+@pytest.mark.usefixtures("crashing")
+def test_a_store_in_trouble_parks_nothing(trouble: Unknown | Refused) -> None:
+    store = Ailing()
+    with CasOps(store, options=dataclasses.replace(NOW, deadline=0.1), operations=[Fine]) as casops:
+        left_behind(casops, a=Fine(log="a"))
+        store.trouble = trouble
+        for _ in range(5):
+            (left,) = casops.recover().left
+            assert (left.parked, casops.pending()[0].failures) == (False, 1)
+        store.trouble = None
+        assert [each.operation_id for each in casops.recover().finished] == ["a"]
+
+
+class Doubling(Operation[int], name="Fine"):
+    """A version of Fine with a mistake: what is valid already is changed."""
+
+    log: Annotated[Ref[Log], AfterValidator(lambda log: Log.ref(log.id + "-"))]
+
+    def apply(self, documents: Documents) -> int:
+        return 0
+
+
+@pytest.mark.usefixtures("crashing")
+def test_arguments_that_would_not_come_back_are_no_failure_of_the_function() -> None:
+    store = MemoryStore()
+    with CasOps(store, options=NOW, operations=[Fine]) as casops:
+        left_behind(casops, a=Fine(log="a"))
+    with CasOps(store, options=NOW, operations=[Doubling]) as casops:
+        for _ in range(5):
+            (left,) = casops.recover().left
+            assert (left.failures, left.parked) == (1, False)
+            assert "do not survive JSON" in left.note
+    with CasOps(store, options=NOW, operations=[Fine]) as casops:
+        assert [each.operation_id for each in casops.recover().finished] == ["a"]

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from casops.errors import CasOpsError, Expired, OperationMismatch, text_of
+from casops.errors import CasOpsError, Expired, OperationMismatch, OutcomeUnknown, StoreUnavailable, text_of
 from casops.ids import time_of
-from casops.messages import Insert, Missing, Refused, Remove, Replace, Reply, Steps, Stored, Unknown, Version
+from casops.messages import Insert, Missing, Read, Refused, Remove, Replace, Reply, Steps, Stored, Unknown, Version
 from casops.protocol.environment import Environment, StoreFailed
 from casops.protocol.work import Work
-from casops.records import Intention, decode_intention, encode, intention_key
+from casops.records import Event, Intention, decode_intention, encode, intention_key
 
 # Characters kept of an exception's text: enough to recognise it in a list.
 MAX_ERROR_TEXT = 500
@@ -120,12 +120,46 @@ class Declaration:
                 self._uncounted = before
                 return
 
-    def count(self, error: BaseException | None) -> Steps[None]:
-        """Note that the function raised, or (None) that it did not.  A count that is lost costs one more try."""
+    def count(self, error: BaseException) -> Steps[None]:
+        """Note that the business function raised.  A count that is lost costs one more try."""
         before = self.intention if self._uncounted is None else self._uncounted
-        counted = before if error is None else _failed(before, text_of(error)[:MAX_ERROR_TEXT])
-        if self.cas is not None and counted != self.intention:
+        counted = _failed(before, text_of(error)[:MAX_ERROR_TEXT])
+        if self.cas is not None:
             yield from self._environment.perform(Replace(self._key, self.cas, encode(counted)))
+
+    def spare(self) -> Steps[None]:
+        """The function was not at fault: take back what take_over has counted, as far as the store allows it.
+
+        Another sweep may have counted since, so one less than what stands.
+        """
+        if self._uncounted is None:
+            return
+        (found,) = yield from self._environment.perform(Read(self._key))
+        if isinstance(found, Version):
+            standing = decode_intention(found.body, self._id)
+            spared = replace(standing, failures=max(0, standing.failures - 1), last_error=self._uncounted.last_error)
+            yield from self._environment.perform(Replace(self._key, found.cas, encode(spared)))
+
+    def history(self, history: tuple[Event, ...], *, taken_over: bool) -> tuple[Event, ...]:
+        """What came before an attempt: who declared it, who took it over."""
+        intention, worker = self.intention, self._environment.worker
+        if not any(event.what == "declared" for event in history):
+            history = (Event(at=round(intention.at, 6), worker=intention.worker, what="declared"), *history)
+        if taken_over and not any((each.what, each.worker) == ("taken over", worker) for each in history):
+            history = (*history, self._environment.event("taken over"))
+        return history
+
+    def unanswered(self, why: str, *, in_doubt: bool, refused: bool = False) -> CasOpsError:
+        """What to raise where the store was silent, or refused what a call cannot do without.
+
+        in_doubt: a write of the call may make it happen yet.
+        """
+        if not refused and (trouble := self._environment.last_trouble) is not None:
+            why += f" (the store said: {trouble})"
+        if in_doubt or not refused or (self.cas is None and self.in_doubt):
+            return OutcomeUnknown(f"{why}; ask again with the same id", operation_id=self._id)
+        so_far = "this call changed nothing" if self.cas is None else "it is declared and pending"
+        return StoreUnavailable(f"{why}; {so_far}; ask again with the same id", operation_id=self._id)
 
     def withdraw(self) -> Steps[bool]:
         """Remove it, if this call declared it: the operation is not to happen by itself later.

@@ -23,8 +23,6 @@ from casops.errors import (
     Contended,
     Expired,
     OperationMismatch,
-    OutcomeUnknown,
-    StoreUnavailable,
     UsageError,
 )
 from casops.messages import (
@@ -50,8 +48,8 @@ from casops.protocol.environment import SLOW, Environment, Found, StoreFailed, T
 from casops.protocol.fate import Standing, Suspect, as_open, decide, record_write, release, standing_of
 from casops.protocol.limits import MAX_DOCUMENTS
 from casops.protocol.participants import Asker, Document, Moved, drop_dead, resolve, stages_of, staging
+from casops.protocol.sweeping import look_up
 from casops.records import (
-    Event,
     Intention,
     Participant,
     Record,
@@ -75,6 +73,7 @@ class Execution:
         self.standing = Standing()  # the version of R(i) from which we may propose
         self.asker = Asker(operation_id)
         self.taken_over = False
+        self.at_fault = False  # the function: it is running, has raised, or took too long
         self.in_doubt = False  # a write of ours may make it committed without our knowing
         self.attempts = 0
         self.found: dict[Key, Found] = {}  # read and not used yet
@@ -116,9 +115,9 @@ class Execution:
                 why = "this call slept for so long that the result may be forgotten: it must not be asked again"
                 raise Expired(why, operation_id=self.id) from None
             why = f"no certain answer within {self.options.deadline:g} s"
-            raise self._unanswered(f"{why} ({up})" if up.args else why) from None
+            raise self.declaration.unanswered(f"{why} ({up})" if up.args else why, in_doubt=True) from None
         except StoreFailed as failure:
-            raise self._unanswered(str(failure), refused=True) from None
+            raise self.declaration.unanswered(str(failure), in_doubt=self.in_doubt, refused=True) from None
 
     def _to_its_end(
         self, entry: tuple[Intention, int] | None, foresight: Foresight | None, behind: frozenset[Key]
@@ -138,7 +137,10 @@ class Execution:
     def _at_once(self, foresight: Foresight) -> Steps[Ended | None]:
         """In one write.  None: something is in the way."""
         self.foresight = foresight
-        ended = yield from at_once(self.environment, self.id, self.work, foresight, self.declaration.call)
+        try:
+            ended = yield from at_once(self.environment, self.id, self.work, foresight, self.declaration.call)
+        except UsageError:
+            return None  # of arguments that cannot be declared, either
         if ended is not None:
             self._adopt(ended.standing)
         return ended
@@ -147,9 +149,11 @@ class Execution:
 
     def _declare(self, behind: frozenset[Key]) -> Steps[Ended | None]:
         keys = (result_key(self.id), *(key for key in self.wanted if key not in behind))
-        declared, *replies = yield from self.environment.perform(
-            self.declaration.request(), *(Read(key) for key in keys)
-        )
+        try:
+            request = self.declaration.request()
+        except UsageError as error:  # its arguments would not come back from JSON
+            return (yield from self._look_instead(error))
+        declared, *replies = yield from self.environment.perform(request, *(Read(key) for key in keys))
         for key, reply in zip(keys, replies, strict=True):
             if isinstance(reply, Version | Missing):
                 self.found[key] = reply
@@ -168,6 +172,16 @@ class Execution:
         if ours and self._free():
             return None
         return (yield from self._follow(self.options.patience))
+
+    def _look_instead(self, error: UsageError) -> Steps[Ended]:
+        """An earlier version of the application may have declared it, or brought it to its end."""
+        found = yield from look_up(self.environment, self.id)
+        if isinstance(found, Ended):
+            self._adopt(found.standing)
+            return found
+        if found is not None:
+            stays_pending(error)
+        raise error
 
     def _look(self) -> Steps[None]:
         """See R(i), from what was read already or from a new reading."""
@@ -233,7 +247,6 @@ class Execution:
             why = f"lost {self.attempts} tries to others; this call changed nothing: ask again with the same id"
             if self.taken_over:
                 why += " (another call declared it, so it stays pending: cancel it if it must not happen)"
-                yield from self.declaration.count(None)
             return (yield from self._give_up(Contended(why, operation_id=self.id)))
         if self.attempts:
             # Twice as long after every loss, so that some worker is always left alone long enough.
@@ -245,12 +258,14 @@ class Execution:
             self.found.clear()
             return self._ended(self.standing, replayed=True) if self.standing.final else None
         yield from self.environment.tick(SLOW)  # no proposal after the deadline (see Options)
+        self.at_fault = False
         if isinstance(evaluation, business.Success):
             return (yield from self._propose(documents, evaluation))
         if not (yield from self._still_true(documents, evaluation.looked_at)):
             return None
         if isinstance(evaluation, business.Refused):
             return (yield from self._decline(evaluation))
+        self.at_fault = True
         return (yield from self._fail(evaluation))
 
     def _evaluate(self) -> Steps[tuple[dict[Key, Document], business.Success | business.Refused | business.Failed]]:
@@ -272,6 +287,7 @@ class Execution:
                         yield from self._overtaken()
                         raise Moved
             values = {key: each.value for key, each in documents.items()}
+            self.at_fault = True
             evaluation = (self.foresight or self.work).evaluate(values)
             if not isinstance(evaluation, business.Wants):
                 self.wanted = tuple(documents)
@@ -401,18 +417,9 @@ class Execution:
             result=result,
             refusal=refusal,
             attempts=(before.attempts if before else 0) + 1,
-            history=self._history(before.history if before else ()),
+            history=self.declaration.history(before.history if before else (), taken_over=self.taken_over),
         )
         return record.becoming(self.environment.event(state, attempt))
-
-    def _history(self, history: tuple[Event, ...]) -> tuple[Event, ...]:
-        """What came before this attempt: who declared it, who took it over."""
-        intention, worker = self.declaration.intention, self.environment.worker
-        if not any(event.what == "declared" for event in history):
-            history = (Event(at=round(intention.at, 6), worker=intention.worker, what="declared"), *history)
-        if self.taken_over and not any((each.what, each.worker) == ("taken over", worker) for each in history):
-            history = (*history, self.environment.event("taken over"))
-        return history
 
     # --- other endings ----------------------------------------------------------------------
 
@@ -490,11 +497,3 @@ class Execution:
         if not refusal.lasting:
             return StoreFailed(refusal)
         return UsageError(f"{refusal.why}; nothing happened", operation_id=self.id)
-
-    def _unanswered(self, why: str, *, refused: bool = False) -> CasOpsError:
-        if not refused and (trouble := self.environment.last_trouble) is not None:
-            why += f" (the store said: {trouble})"
-        if self.in_doubt or not refused or (self.declaration.cas is None and self.declaration.in_doubt):
-            return OutcomeUnknown(f"{why}; ask again with the same id", operation_id=self.id)
-        so_far = "this call changed nothing" if self.declaration.cas is None else "it is declared and pending"
-        return StoreUnavailable(f"{why}; {so_far}; ask again with the same id", operation_id=self.id)
