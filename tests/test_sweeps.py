@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Annotated
 
 import pytest
 from pydantic import AfterValidator
 
-from casops import CasOps, Contended, Document, Documents, Operation, Options, Ref
+from casops import CasOps, Contended, Document, Documents, Operation, Options, Recovery, Ref
 from casops.messages import Insert, Read, Refused, Replace, Reply, Steps, Stored, StoreRequest, Unknown, Version
 from casops.protocol.ended import Ended
 from casops.protocol.execution import Execution
@@ -108,28 +109,54 @@ def test_what_takes_the_process_with_it_is_counted_comes_last_and_is_parked() ->
         assert (left.failures, left.parked) == (3, True)
 
 
+class Sweeping:
+    """A server that sweeps all the time; its functions hang in two operations of four."""
+
+    def __init__(self) -> None:
+        self.casops = CasOps(MemoryStore(), options=dataclasses.replace(NOW, deadline=0.05), operations=[Hangs, Fine])
+        left_behind(self.casops, a=Hangs(log="a"), b=Fine(log="b"), c=Hangs(log="c"), d=Fine(log="d"))
+        every = ServiceOptions(sweep_every=0.05, answer_within=0.1, forget_after=0)
+        self.duties = Duties(self.casops, InFlight(threads=2, operations=2, requests=2), every)
+
+    async def until(self, happened: Callable[[], bool]) -> None:
+        self.duties.start()
+        try:
+            async with asyncio.timeout(LONG):
+                while not happened():
+                    await asyncio.sleep(0.01)
+        finally:
+            await self.duties.stop()
+            GO_ON.set()
+
+    def pending(self) -> list[tuple[str, int]]:
+        return [(each.operation_id, each.failures) for each in self.casops.pending()]
+
+
 @pytest.mark.usefixtures("crashing")
-async def test_a_server_goes_on_sweeping_beside_a_function_that_hangs(
+async def test_a_server_goes_on_sweeping_beside_functions_that_hang(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeping, recover, sweeps = Sweeping(), CasOps.recover, list[Recovery]()
+
+    def swept(casops: CasOps, *, busy: Container[str] = ()) -> Recovery:
+        sweeps.append(recovery := recover(casops, busy=busy))
+        return recovery
+
+    monkeypatch.setattr(CasOps, "recover", swept)
+    await sweeping.until(lambda: len(sweeps) > 3)  # sweeps that came to their end
+    assert sweeping.pending() == [("a", 2), ("c", 2)]  # and did not try those two once more
+    assert {each.note for each in sweeps[-1].left} == {"being worked on here"}
+    assert "the next one does not wait for it" in caplog.text
+
+
+@pytest.mark.usefixtures("crashing")
+async def test_sweeps_that_hang_are_no_endless_number(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("casops.service.duties.MOST_SWEEPS", 2)
-    options = dataclasses.replace(NOW, deadline=0.05)
-    casops = CasOps(MemoryStore(), options=options, operations=[Hangs, Fine])
-    left_behind(casops, a=Hangs(log="a"), b=Fine(log="b"), c=Hangs(log="c"), d=Fine(log="d"))
-    every = ServiceOptions(sweep_every=0.05, answer_within=0.1, forget_after=0)
-    duties = Duties(casops, InFlight(threads=2, operations=2, requests=2), every)
-    duties.start()
-    try:
-        async with asyncio.timeout(LONG):
-            while "sweeps no more" not in caplog.text:
-                await asyncio.sleep(0.01)
-            assert [(each.operation_id, each.failures) for each in casops.pending()] == [("a", 2), ("c", 2), ("d", 1)]
-            assert "the next one does not wait for it" in caplog.text
-            GO_ON.set()  # they come to their ends, and so the sweeps
-            while casops.outcome("d") is None:
-                await asyncio.sleep(0.01)
-    finally:
-        await duties.stop()
+    sweeping = Sweeping()
+    await sweeping.until(lambda: "sweeps no more" in caplog.text)
+    assert sweeping.pending() == [("a", 2), ("c", 2), ("d", 1)]
 
 
 @pytest.mark.parametrize("which", ["intention", "record"])
@@ -277,6 +304,28 @@ def test_a_store_in_trouble_parks_nothing(trouble: Unknown | Refused) -> None:
             assert (left.parked, casops.pending()[0].failures) == (False, 1)
         store.trouble = None
         assert [each.operation_id for each in casops.recover().finished] == ["a"]
+
+
+class Slow(Operation[None]):
+    """Takes longer than the deadline, so that nothing of it is ever written."""
+
+    log: Ref[Log]
+
+    def apply(self, documents: Documents) -> None:
+        documents.get(self.log)
+        if CRASHING:
+            raise Crash
+        time.sleep(0.2)
+
+
+@pytest.mark.usefixtures("crashing")
+def test_a_function_that_takes_longer_than_the_deadline_is_at_fault() -> None:
+    with CasOps(MemoryStore(), options=dataclasses.replace(NOW, deadline=0.1), operations=[Slow]) as casops:
+        left_behind(casops, a=Slow(log="a"))
+        notes = [casops.recover().left[0] for _ in range(3)]
+        assert [(each.failures, each.parked) for each in casops.pending()] == [(3, True)]
+        assert "its business function took until then" in notes[0].note
+        assert "parked" in notes[2].note
 
 
 class Doubling(Operation[int], name="Fine"):
