@@ -28,6 +28,8 @@ from tests.bank import Echo
 # Of the options of casops.
 MONTH = 30 * 86_400.0
 
+NEVER = object()
+
 
 def noted(path: Path, values: Mapping[str, Any], *, age: float = 0.0) -> None:
     """The list of a client that asked for these, so many seconds ago, and died."""
@@ -48,12 +50,16 @@ def waiting(path: Path) -> list[str]:
 
 
 class Bank:
-    """What comes back, by operation id; and what the servers were told.  An answer of None: the connection breaks."""
+    """What comes back, by operation id; and what the servers were told.
+
+    An answer of None: the connection breaks; of NEVER: it is refused for good, and said that nothing happened.
+    """
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
         self.retention: float | None = MONTH
         self.held: set[str] = set()
+        self.broken = 0  # looks whose connection breaks, before one is answered
         self.asked: list[str] = []
         self.looked: list[str] = []
         self.acknowledged: list[str] = []
@@ -72,6 +78,8 @@ class Bank:
             headers[RETENTION] = f"{self.retention:.0f}"
         if request.method == "GET":
             self.looked.append(request.url.path.rpartition("/")[2])
+            if len(self.looked) <= self.broken:
+                raise httpx.ReadError("the connection broke")
             return httpx.Response(404, json={"type": f"{PROBLEM_URN}outcome-unheard"}, headers=headers)
         operation_id = decode_id(request.headers[IDEMPOTENCY_KEY])
         self.asked.append(operation_id)
@@ -80,4 +88,6 @@ class Bank:
             await asyncio.sleep(0.001)
         if self.answers[operation_id] is None:
             raise httpx.ReadError("the connection broke")
+        if self.answers[operation_id] is NEVER:
+            return httpx.Response(422, json={"type": f"{PROBLEM_URN}usage", "happened": "no"}, headers=headers)
         return httpx.Response(200, json=self.answers[operation_id], headers=headers)

@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from casops import CasOpsError, Closed, Expired, OutcomeUnknown, StoreUnavailable, UsageError, new_operation_id
-from casops.client import AsyncClient, Recovered, pending_file, pending_list
+from casops.client import AsyncClient, Recovered, async_client, pending_file, pending_list
 from casops.client.pending import Asked
 from casops.client.pending_file import PendingFile
 from tests.bank import Echo
-from tests.client_bank import MONTH, Bank, noted, waiting
+from tests.client_bank import MONTH, NEVER, Bank, noted, waiting
 from tests.service_process import PATIENCE
 
 
@@ -465,6 +465,127 @@ async def test_a_list_that_was_closed_takes_nothing(tmp_path: Path) -> None:
     assert waiting(tmp_path / "p") == ["a"]
 
 
+async def test_nobody_is_told_no_for_good_while_the_next_life_would_ask_again(disk: Disk) -> None:
+    bank = Bank(i=NEVER, j=1)
+    async with bank.client(pending=disk.path, deadline=0.5) as client:
+        with pytest.raises(UsageError) as error:
+            await client.run(Echo(value=1), operation_id="i")
+        assert (error.value.happened, error.value.retry, disk.waiting()) == (False, False, [])
+        bank.held = {"i"}
+        first = asyncio.create_task(client.run(Echo(value=1), operation_id="i"))
+        while len(bank.asked) < 2:
+            await asyncio.sleep(0.001)
+        disk.hang()
+        second = asyncio.create_task(client.run(Echo(value=1), operation_id="j"))
+        assert await asyncio.to_thread(disk.hanging.wait, PATIENCE)
+        bank.held.clear()
+        with pytest.raises(UsageError) as error:
+            await first
+        assert (error.value.happened, error.value.retry, "i" in disk.waiting()) == (None, True, True)
+        disk.go_on()
+        await asyncio.gather(second, return_exceptions=True)
+        client._options = replace(client._options, deadline=PATIENCE)
+
+
+async def test_what_was_not_sent_is_off_the_list_that_is_closed_next(disk: Disk) -> None:
+    bank = Bank(i=1)
+    client = bank.client(pending=disk.path, deadline=0.2)
+    disk.hang()
+    call = asyncio.create_task(client.run(Echo(value=1), operation_id="i"))
+    assert await asyncio.to_thread(disk.hanging.wait, PATIENCE)
+    client._options = replace(client._options, deadline=PATIENCE)
+    closing = asyncio.create_task(client.aclose())
+    with pytest.raises(CasOpsError):
+        await call
+    disk.go_on()
+    await closing
+    assert (bank.asked, waiting(disk.path)) == ([], [])
+
+
+async def test_ends_do_not_count_for_calls_that_wait(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pending_list, "MOST_UNWRITTEN", 2)
+    bank = Bank(i=1, j=1)
+    async with bank.client(pending=disk.path, deadline=PATIENCE) as client:
+        disk.hang()
+        first = asyncio.create_task(client.run(Echo(value=1), operation_id="i"))
+        assert await asyncio.to_thread(disk.hanging.wait, PATIENCE)
+        for number in range(5):
+            client.forget(f"f{number}")
+        second = asyncio.create_task(client.run(Echo(value=1), operation_id="j"))
+        await asyncio.sleep(0)
+        disk.go_on()
+        assert (await first, await second) == (1, 1)
+
+
+def test_a_list_that_cannot_be_tidied_goes_on_growing(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pending_file, "MOST_DEAD_LINES", 3)
+    file = PendingFile(disk.path)
+    disk.refused = {"replace"}
+    for number in range(20):
+        file.asks(asked(f"a{number}"))
+        file.ends(f"a{number}")
+    file.asks(asked("b"))
+    assert (disk.waiting(), len(disk.path.read_bytes().splitlines())) == (["b"], 41)
+    disk.refused = set()
+    for number in range(5):
+        file.ends(f"b{number}")
+        file.asks(asked(f"c{number}"))
+        file.ends(f"c{number}")
+    assert len(disk.path.read_bytes().splitlines()) < 20
+    assert disk.waiting() == ["b"]
+    file.close()
+
+
+def test_a_full_disk_refuses_without_writing_all_of_the_list_again(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = PendingFile(disk.path)
+    file.asks(asked("a"))
+    rewritten: list[int] = []
+    monkeypatch.setattr(PendingFile, "_rewrite", lambda self: rewritten.append(1))
+    disk.refused = {"write"}
+    for number in range(3):
+        with pytest.raises(StoreUnavailable, match="nothing was sent"):
+            file.asks(asked(f"b{number}"))
+    disk.refused = set()
+    file.asks(asked("c"))
+    assert (rewritten, disk.waiting()) == ([], ["a", "c"])
+
+
+def test_writing_all_of_it_in_vain_takes_a_tenth_of_the_time(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = PendingFile(disk.path)
+    file.asks(asked("a"))
+    disk.refused = {"fsync"}
+    with pytest.raises(StoreUnavailable):
+        file.asks(asked("b"))
+    tries: list[int] = []
+
+    def rewrite(self: PendingFile) -> None:
+        tries.append(1)
+        time.sleep(0.05)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(PendingFile, "_rewrite", rewrite)
+    for number in range(20):
+        with pytest.raises(StoreUnavailable, match="nothing was sent"):
+            file.asks(asked(f"c{number}"))
+        file.ends(f"c{number}")
+    assert len(tries) < 5
+    file.close()
+    assert len(tries) < 6
+
+
+def test_a_disk_that_complains_at_the_end_keeps_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, close = PendingFile(tmp_path / "p"), os.close
+
+    def complain(handle: int) -> None:
+        close(handle)
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", complain)
+        file.close()
+    assert waiting(tmp_path / "p") == []
+
+
 # --- an old list ------------------------------------------------------------------------------
 
 
@@ -532,6 +653,29 @@ async def test_nothing_is_asked_for_again_unless_a_server_tells_its_retention(tm
     assert isinstance(result.left[0].error, OutcomeUnknown)
     assert "Idempotency-Retention" in str(result.left[0].error)
     assert (bank.asked, left) == ([], ["i"])
+
+
+@pytest.mark.parametrize("broken", [1, 3])
+async def test_a_connection_that_breaks_does_not_put_off_what_is_pending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: int
+) -> None:
+    monkeypatch.setattr(async_client, "LOOKS", (0.0, 0.0, 0.0))
+    bank = Bank(i=1)
+    bank.broken = broken
+    noted(tmp_path / "p", {"i": 1})
+    result, left = await recovered(bank, tmp_path / "p")
+    assert (len(result.finished), left) == (1, [])
+
+
+async def test_who_cannot_be_reached_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(async_client, "LOOKS", (0.0, 0.0, 0.0))
+    bank = Bank(i=1)
+    bank.broken = 1000
+    noted(tmp_path / "p", {"i": 1})
+    result, left = await recovered(bank, tmp_path / "p")
+    assert isinstance(result.left[0].error, OutcomeUnknown)
+    assert "the connection broke" in str(result.left[0].error)
+    assert (bank.asked, len(bank.looked), left) == ([], 4, ["i"])
 
 
 async def test_an_id_of_ones_own_is_not_asked_again_for_ever_in_one_life_either(

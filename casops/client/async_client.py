@@ -39,7 +39,7 @@ from casops.client.recovering import TOGETHER, Left, Recovered, operation_of
 from casops.client.servers import Server
 from casops.client.telling import log, tell
 from casops.client.translating import asked_of, check_urls, looked_up, outcome_of
-from casops.errors import CasOpsError, Closed, InvariantViolation, OutcomeUnknown, UsageError
+from casops.errors import CasOpsError, Closed, InvariantViolation, OutcomeUnknown, StoreUnavailable, UsageError
 from casops.ids import check_id
 from casops.operations import Operation, result_adapter
 from casops.outcome import Outcome, Pending
@@ -47,6 +47,10 @@ from casops.wire import path_of
 
 R = TypeVar("R")
 T = TypeVar("T")
+
+# Seconds between looks for a server that tells its retention, which nothing else repeats: a connection that broke, or
+# a server that starts, should not put off what is pending to the next `recover`.
+LOOKS = (0.05, 0.2, 1.0, 1.0)
 
 
 class AsyncClient:
@@ -118,6 +122,7 @@ class AsyncClient:
             raise used
         entry = self._desk.table.enter(asked, f"/operations/{path_of(type(operation))}")
         settled = noted = False
+        final: CasOpsError | None = None
         try:
             await self._check_age(entry, asked.at, began)
             await self._list.asks(entry.asked, began + self._options.deadline - time.monotonic())
@@ -128,8 +133,9 @@ class AsyncClient:
             settled = True
             return outcome
         except CasOpsError as error:
-            # What cannot be right stays on the list, and so does what is too old: somebody has to look at it.
+            # What cannot be right stays on the list, and what is too old to be asked for: somebody has to look at it.
             settled = noted and not error.retry and not isinstance(error, InvariantViolation)
+            final = error if settled and error.happened is False else None
             settled = settled or (not noted and entry.sent == 0)  # nothing is known of it anywhere
             error.operation_id = operation_id
             raise
@@ -138,6 +144,14 @@ class AsyncClient:
                 held.append(operation_id)
             if self._desk.leave(entry, delivered=settled and held is None):
                 self._list.ends(operation_id)
+                if final is not None:
+                    await self._make_sure(final, began)
+
+    async def _make_sure(self, final: CasOpsError, began: float) -> None:
+        """Nobody is told for good that nothing happened while the list, and so the next life, would ask once more."""
+        if not await self._list.is_true(began + self._options.deadline - time.monotonic()):
+            final.happened, final.retry = None, True
+            final.add_note("casops: the disk under the pending list does not say yet that this has ended")
 
     async def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
         """Did it happen?  None: nobody asked for it, or it was forgotten.  Changes nothing.
@@ -231,10 +245,31 @@ class AsyncClient:
         """See aging.py.  A server that is asked anything tells its retention."""
         if has_to_be_young(entry):
             if entry.earlier and self._desk.retention is None:
-                question = Question(entry.asked.operation_id)
-                with suppress(CasOpsError):  # whatever it tells of the operation, that is asked for in a moment
-                    await self._drive(question, looking(self._desk, question, began))
+                await self._hear_retention(entry.asked.operation_id, began)
             check_age(entry, wall, self._desk.retention)
+
+    async def _hear_retention(self, operation_id: str, began: float) -> None:
+        """Whatever a server tells of the operation, that is asked for in a moment.  Raises OutcomeUnknown."""
+        trouble: StoreUnavailable | None = None
+        for pause in (0.0, *LOOKS):
+            if trouble is not None and time.monotonic() + pause >= began + self._options.deadline:
+                break
+            await asyncio.sleep(pause)
+            question = Question(operation_id)
+            try:
+                await self._drive(question, looking(self._desk, question, began))
+            except StoreUnavailable as error:
+                if self._desk.retention is not None:
+                    return
+                trouble = error
+            except Closed:
+                raise
+            except CasOpsError:
+                return
+            else:
+                return  # whether it has told it or not
+        assert trouble is not None
+        raise OutcomeUnknown(f"{trouble.message}; ask again later with the same id", operation_id=operation_id)
 
     # --- driving ----------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ import fcntl
 import json
 import os
 import threading
+import time
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,6 +33,14 @@ from casops.errors import StoreUnavailable, UsageError
 
 # Lines of ended operations before the file is written anew: some MB, written in a moment.
 MOST_DEAD_LINES = 10_000
+
+# Where it took long (seconds) to write all of it anew, in vain: times as long until that is tried again, so that
+# callers of a full disk hear at once, and of all time a tenth is lost.
+LONG, FUTILE = 0.01, 9
+
+
+class _Unchanged(OSError):
+    """A line could not be written, and nothing is left of it."""
 
 
 class PendingFile:
@@ -51,6 +60,7 @@ class PendingFile:
         self._dead = 0
         self._trusted = False  # the file says what `_live` says
         self._synced = False  # and so does the disk
+        self._not_before = 0.0  # monotonic seconds: when writing all of it anew may be tried again
         if self._path.exists() and not self._path.is_file():
             # A device would be replaced by a file, and a pipe never ends.
             raise UsageError(f"the pending list {self._path} is not a file: name one, or a path where there is none")
@@ -75,16 +85,18 @@ class PendingFile:
         """What an earlier life asked for and did not hand over."""
         return list(self._live.values())
 
-    def asks(self, asked: Asked) -> None:
-        """Note it.  When this returns it is on the disk, and so is every `ends` before it."""
+    def asks(self, asked: Asked) -> bool:
+        """Note it.  When this returns it is on the disk, and so is every `ends` before it.  Gives whether it is new."""
         with self._lock:
             known = asked.operation_id in self._live
             self._live.setdefault(asked.operation_id, asked)
             try:
                 self._say("" if known else _asks(asked), sync=True)
+                return not known
             except OSError as error:
                 if not known:
                     del self._live[asked.operation_id]
+                self._trusted = self._trusted or isinstance(error, _Unchanged)
                 raise StoreUnavailable(
                     f"the pending list {self._path} could not be written ({error}); nothing was sent",
                     operation_id=asked.operation_id,
@@ -99,9 +111,15 @@ class PendingFile:
             with contextlib.suppress(OSError):
                 self._say(json.dumps({"ends": operation_id}), sync=False)
 
+    def is_true(self) -> bool:
+        """Whether the file says what was told here (not: whether it is on the disk)."""
+        with self._lock:
+            return self._trusted and self._file >= 0
+
     def close(self) -> None:
         with self._lock:  # a descriptor may belong to somebody else as soon as it is closed
             if not self._trusted:
+                self._not_before = 0.0
                 with contextlib.suppress(OSError):
                     self._say("", sync=False)
             self._let_go()
@@ -115,10 +133,14 @@ class PendingFile:
         self._let_go()
 
     def _let_go(self) -> None:
-        for each in (self._file, self._guard):
-            if each >= 0:
+        handles, self._file, self._guard = (self._file, self._guard), -1, -1  # never twice: it may be another's by then
+        for each in handles:
+            if each < 0:
+                continue
+            try:
                 os.close(each)
-        self._file = self._guard = -1
+            except OSError:  # what a disk tells only now was not waited for
+                continue
 
     def _take_guard(self) -> None:
         try:
@@ -145,14 +167,35 @@ class PendingFile:
 
     def _say(self, line: str, *, sync: bool) -> None:
         """Have the file say what `_live` says by now: with this line, or with all of it.  Raises OSError."""
-        whole = not self._trusted or (self._dead > MOST_DEAD_LINES and self._dead > len(self._live))
-        self._trusted = False  # until it is done
+        whole, self._trusted = not self._trusted, False  # until it is done
         self._check_there()
         if whole:
-            self._rewrite()
-        else:
+            self._renew()
+        elif not (self._dead > MOST_DEAD_LINES and self._dead > len(self._live) and self._tidied()):
             self._append(line, sync=sync)
         self._trusted = True
+
+    def _renew(self) -> None:
+        began = time.monotonic()
+        if began < self._not_before:
+            raise OSError("it could not be written anew a moment ago")
+        try:
+            self._rewrite()
+        except OSError:
+            took = time.monotonic() - began
+            self._not_before = time.monotonic() + (FUTILE * took if took > LONG else 0.0)
+            raise
+
+    def _tidied(self) -> bool:
+        """Whether the file was written anew without what has ended.  Where that cannot be it goes on growing."""
+        try:
+            self._rewrite()
+        except OSError:
+            if self._dead == 0:
+                raise  # it was, but whether the disk knows is not certain
+            self._dead //= 2  # another time
+            return False
+        return True
 
     def _check_there(self) -> None:
         """Whether whoever opens the list next finds what is written here, and is kept out until then."""
@@ -168,21 +211,25 @@ class PendingFile:
 
     def _append(self, line: str, *, sync: bool) -> None:
         before = os.fstat(self._file).st_size
-        try:
-            if line:
-                data = line.encode() + b"\n"
-                self._synced = False
+        if line:
+            data = line.encode() + b"\n"
+            self._synced = False
+            try:
                 written = os.write(self._file, data)
                 if written < len(data):
                     raise OSError(f"{written} of {len(data)} bytes were written")
-            if sync and not self._synced:
+            except OSError as error:
+                os.ftruncate(self._file, before)
+                raise _Unchanged(*error.args) from None
+        if sync and not self._synced:
+            try:
                 os.fsync(self._file)
                 self._synced = True
-        except OSError:
-            # At once: a client that dies now must not ask for what its caller was told was not sent.
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, before)
-            raise
+            except OSError:
+                # At once: a client that dies now must not ask for what its caller was told was not sent.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._file, before)
+                raise
 
     def _rewrite(self) -> None:
         fresh = self._path.with_name(self._path.name + ".new")

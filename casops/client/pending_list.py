@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +26,7 @@ from casops.client.pending_file import PendingFile
 from casops.errors import Closed, StoreUnavailable
 from casops.threads import Threads
 
-# What may wait for a disk that does not answer; further calls are refused at once.  Some MB.
+# Calls that may wait for a disk that does not answer; further ones are refused at once.  Some MB.
 MOST_UNWRITTEN = 10_000
 
 
@@ -37,6 +38,7 @@ class PendingList:
         # Not the threads of asyncio, which are gone as soon as the main thread has ended.
         self._writing = Threads(1, "casops-pending")
         self._closed = False
+        self._asking = 0  # calls that wait for the disk
         self._ended: deque[Callable[[], None]] = deque(maxlen=MOST_WAITING)
 
     def waiting(self) -> list[Asked]:
@@ -52,27 +54,37 @@ class PendingList:
             return
         if self._closed:
             raise Closed("the client was closed during the call; nothing was asked", operation_id=asked.operation_id)
-        if self._writing.waiting() >= MOST_UNWRITTEN:
+        if self._asking >= MOST_UNWRITTEN:
             raise _no_answer(asked)
-        file, wanted = self._file, True
+        file, deciding, wanted, noted = self._file, threading.Lock(), True, False
 
         def note() -> None:
+            nonlocal noted
             if wanted:
-                file.asks(asked)
+                new = file.asks(asked)
+                with deciding:
+                    noted = wanted
+                if new and not noted:
+                    file.ends(asked.operation_id)  # here, for the file may be closed next
 
         ended = list(self._ended)
         self._ended.clear()
+        self._asking += 1
         noting = self._writing.run(note)
         try:
             await asyncio.wait([noting], timeout=max(0.0, within))
-            if not noting.done():
+            with deciding:
+                wanted = False
+            if noting.done():
+                noting.result()
+            elif not noted:
                 raise _no_answer(asked)
-            noting.result()
         except BaseException:  # a caller may go away, too
             self._ended.extendleft(reversed(ended))
             raise
         finally:
             wanted = False
+            self._asking -= 1
             noting.cancel()  # if it is not done: what it comes to is for nobody
         for each in ended:
             each()
@@ -82,10 +94,18 @@ class PendingList:
         if self._file is None:
             if then is not None:
                 then()
-        elif not self._closed:
+        else:
             self._writing.add(partial(self._file.ends, operation_id))
             if then is not None:
                 self._ended.append(then)
+
+    async def is_true(self, within: float) -> bool:
+        """Whether the file says by then all that was told here: then a client that is killed leaves no more on it."""
+        if self._file is None:
+            return True
+        looking = self._writing.run(self._file.is_true)
+        await asyncio.wait([looking], timeout=max(0.0, within))
+        return looking.done() and looking.result()
 
     async def close(self, within: float) -> None:
         """Have everything written, and let go of the file.  Waits so many seconds for the disk; it may go on alone."""
