@@ -47,10 +47,6 @@ class Threads:
                     return
         self._jobs.put(job)
 
-    def waiting(self) -> int:
-        """How many jobs no thread has begun yet, about."""
-        return self._jobs.qsize()
-
     def close(self) -> None:
         """Have the threads end, each when it has nothing to do."""
         for _ in range(self._started):

@@ -6,13 +6,14 @@ import asyncio
 import dataclasses
 import threading
 import time
+import uuid
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Annotated
 
 import pytest
 from pydantic import AfterValidator
 
-from casops import CasOps, Contended, Document, Documents, Operation, Options, Recovery, Ref
+from casops import CasOps, Contended, Document, Documents, Operation, Options, Recovery, Ref, new_operation_id
 from casops.messages import Insert, Read, Refused, Replace, Reply, Steps, Stored, StoreRequest, Unknown, Version
 from casops.protocol.ended import Ended
 from casops.protocol.execution import Execution
@@ -349,3 +350,16 @@ def test_arguments_that_would_not_come_back_are_no_failure_of_the_function() -> 
             assert "do not survive JSON" in left.note
     with CasOps(store, options=NOW, operations=[Fine]) as casops:
         assert [each.operation_id for each in casops.recover().finished] == ["a"]
+
+
+@pytest.mark.usefixtures("crashing")
+def test_an_id_that_a_sweep_must_not_run_is_left_with_its_reason() -> None:
+    """Nothing had begun of it, so there was nothing to take back."""
+    store = MemoryStore()
+    future = str(uuid.UUID(int=uuid.UUID(new_operation_id()).int + (10**9 << 80)))  # by eleven days
+    with CasOps(store, options=NOW, operations=[Fine]) as casops:
+        left_behind(casops, a=Fine(log="a"))
+        store.perform([Insert(intention_key(future), intention_of(store, "a"))])
+        (left,) = casops.recover().left
+        assert left.operation_id == future
+        assert "comes from the future" in left.note

@@ -73,7 +73,7 @@ class Execution:
         self.standing = Standing()  # the version of R(i) from which we may propose
         self.asker = Asker(operation_id)
         self.taken_over = False
-        self.at_fault = False  # the function: it is running, has raised, or took too long
+        self.at_fault = True  # the function: it is running, has raised, or took too long; or nothing has begun
         self.in_doubt = False  # a write of ours may make it committed without our knowing
         self.attempts = 0
         self.found: dict[Key, Found] = {}  # read and not used yet
@@ -101,6 +101,7 @@ class Execution:
             check_time(self.environment, self.id)
             call = yield from self.environment.fresh_id()
             self.declaration = Declaration(self.environment, self.id, self.work, call)
+            self.at_fault = False
             try:
                 return (yield from self._to_its_end(entry, foresight, behind))
             except StoreFailed as failure:
