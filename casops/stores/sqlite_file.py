@@ -3,7 +3,8 @@
 Opening never creates a folder and never changes a file that is not ours: ours is an empty file, or a
 database that carries our application id.  A time-out of SQLite's own is not used once the file is open: its handler
 sleeps up to 100 ms between tries, and of four processes that wrote without pause it let one have
-15,714 turns while the others had 1 or 2; `until_free` tries every millisecond, by chance, and was fair.
+15,714 turns while the others had 1 or 2; `until_free` tries every millisecond or so, by chance, and is fair (four
+processes did 248, 243, 267 and 217 transfers).
 
 Must not be in here: documents (casops.stores.sqlite_documents), grouping and replies (casops.stores.sqlite).
 """
