@@ -227,8 +227,6 @@ class Execution:
 
     def _overtaken(self) -> Steps[Ended | None]:
         """R(i) is not what we left there.  None: go on from what it is now."""
-        if self.standing.final:
-            return self._ended(self.standing, replayed=True)
         if self._free():
             return None  # a stranger voided us, which takes nothing but a new attempt
         return (yield from self._follow(self.options.patience))
