@@ -27,13 +27,11 @@ from casops.errors import (
 )
 from casops.messages import (
     Exists,
-    Insert,
     Key,
     Mismatch,
     Missing,
     Read,
     Refused,
-    Replace,
     Steps,
     Stored,
     StoreRequest,
@@ -56,7 +54,6 @@ from casops.records import (
     Refusal,
     StageMeta,
     State,
-    encode,
     result_key,
 )
 
@@ -391,11 +388,9 @@ class Execution:
         return f"{self.declaration.call}.{self.attempts}"
 
     def _write(self, record: Record) -> StoreRequest:
-        """R(i) from exactly the version we know.  Without a time to live: that comes last of all."""
+        """R(i) from exactly the version we know."""
         assert self._free(), "a proposal may not follow another without an open between them"
-        if self.standing.cas is None:
-            return Insert(result_key(self.id), encode(record))
-        return Replace(result_key(self.id), self.standing.cas, encode(record))
+        return record_write(self.environment, result_key(self.id), self.standing.cas, record)
 
     def _record(
         self,

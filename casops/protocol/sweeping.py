@@ -6,14 +6,14 @@ Must not be in here: loops over operations that run business code (the front doe
 from __future__ import annotations
 
 from casops.errors import InvariantViolation
-from casops.messages import Entry, Forget, Insert, Key, Missing, Replace, Steps, Stored
+from casops.messages import Entry, Forget, Key, Missing, Steps, Stored
 from casops.protocol.declaring import check_time
 from casops.protocol.ended import Ended
 from casops.protocol.environment import Environment, Found
-from casops.protocol.fate import Standing, Suspect, decide, read_with_participants, standing_of
+from casops.protocol.fate import Standing, Suspect, decide, read_with_participants, record_write, standing_of
 from casops.protocol.limits import MAX_LISTED
 from casops.protocol.reading import is_committed
-from casops.records import Intention, Record, decode_intention, encode, intention_key, result_key
+from casops.records import Intention, Record, decode_intention, intention_key, result_key
 from casops.values import value
 
 
@@ -115,10 +115,7 @@ def cancel(environment: Environment, operation_id: str) -> Steps[Ended]:
                 state="open",
             )
         cancelled = record.becoming(environment.event("cancelled"), state="cancelled")
-        text = encode(cancelled)
-        (reply,) = yield from environment.perform(
-            Insert(record_key, text) if standing.cas is None else Replace(record_key, standing.cas, text)
-        )
+        (reply,) = yield from environment.perform(record_write(environment, record_key, standing.cas, cancelled))
         if isinstance(reply, Stored):
             return Ended(operation_id, Standing(cancelled, reply.cas), replayed=False)
         yield from environment.after_failed(reply)
