@@ -44,7 +44,7 @@ from casops.messages import (
 from casops.protocol import work as business
 from casops.protocol.ended import Ended
 from casops.protocol.environment import SLOW, Environment, Found, StoreFailed
-from casops.protocol.fate import Standing, standing_of, ttl_seconds
+from casops.protocol.fate import Standing, cas_of, standing_of, ttl_seconds
 from casops.protocol.limits import MAX_DOCUMENTS
 from casops.records import Event, Participant, Record, Refusal, encode, intention_key, result_key
 
@@ -97,7 +97,7 @@ def at_once(
             return None
         yield from environment.tick(SLOW)  # no write after the deadline (see Options)
         looked_at = evaluation.changes if isinstance(evaluation, business.Success) else evaluation.looked_at
-        seen = {key: _cas(documents[key]) for key in sorted(looked_at)}
+        seen = {key: cas_of(documents[key]) for key in sorted(looked_at)}
         record = _record(environment, work, began, seen, evaluation, f"{call}.0")
         inserted = Insert(record_key, encode(record), ttl=ttl_seconds(environment.options))
         writes = (inserted, *_writes(documents, evaluation))
@@ -132,10 +132,6 @@ def _evaluate(
 
 def _value(found: Found) -> business.Value:
     return business.Value(None) if isinstance(found, Missing) else business.Value(found.body, found.expires)
-
-
-def _cas(found: Found) -> int | None:
-    return None if isinstance(found, Missing) else found.cas
 
 
 def _writes(

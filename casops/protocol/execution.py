@@ -43,7 +43,7 @@ from casops.protocol.at_once import Foresight, at_once
 from casops.protocol.declaring import Declaration, check_fingerprint, check_time, stays_pending
 from casops.protocol.ended import Ended
 from casops.protocol.environment import SLOW, Environment, Found, StoreFailed, TimeUp, Watch
-from casops.protocol.fate import Standing, Suspect, as_open, decide, record_write, release, standing_of
+from casops.protocol.fate import Standing, Suspect, as_open, cas_of, decide, record_write, release, standing_of
 from casops.protocol.limits import MAX_DOCUMENTS
 from casops.protocol.participants import Asker, Document, Moved, drop_dead, resolve, stages_of, staging
 from casops.protocol.sweeping import look_up
@@ -332,7 +332,7 @@ class Execution:
         if len(looked_at) < 2 and not looked_at & self.told:
             return True
         again = yield from self.environment.read(sorted(looked_at))
-        return all(documents[key].base == (None if isinstance(now, Missing) else now.cas) for key, now in again.items())
+        return all(documents[key].base == cas_of(now) for key, now in again.items())
 
     # --- step 2 -----------------------------------------------------------------------------
 

@@ -71,6 +71,11 @@ def standing_of(found: Found, operation_id: str) -> Standing:
     return Standing(decode_record(found.body, operation_id), found.cas)
 
 
+def cas_of(found: Found) -> int | None:
+    """The version, as a later look tells it from others.  None: nothing was there."""
+    return None if isinstance(found, Missing) else found.cas
+
+
 def carries(key: Key, found: Found, operation_id: str, attempt: str) -> bool:
     """Has exactly this attempt landed on the document?"""
     if isinstance(found, Missing):
@@ -89,7 +94,7 @@ def missing_participants(record: Record, operation_id: str, documents: Mapping[K
 
 def at_base(participant: Participant, found: Found) -> bool:
     """Could the attempt's stage still land here?  (A CAS never returns.)"""
-    return participant.base == (None if isinstance(found, Missing) else found.cas)
+    return participant.base == cas_of(found)
 
 
 def fence(participant: Participant, found: Found) -> StoreRequest:

@@ -13,7 +13,7 @@ from casops.errors import InvariantViolation
 from casops.messages import Body as BodyOf
 from casops.messages import Insert, Key, Missing, Remove, Replace, Stage, Steps, Stored, StoreRequest, Version
 from casops.protocol.environment import Environment, Found
-from casops.protocol.fate import Standing, Suspect, decide
+from casops.protocol.fate import Standing, Suspect, cas_of, decide
 from casops.protocol.work import Value
 from casops.records import StageMeta, check_sound, encode_stage, stage_of
 from casops.values import value
@@ -35,7 +35,7 @@ class Document:
 
     @property
     def base(self) -> int | None:
-        return None if isinstance(self.found, Missing) else self.found.cas
+        return cas_of(self.found)
 
     def staged(self, cas: int, stage: Stage) -> Version:
         """This document once `stage` has landed on it."""
