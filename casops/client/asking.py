@@ -42,7 +42,6 @@ class Trial:
     server: Server
     comebacks: int
     failures: int = 0
-    told: int = 0
     given_up: bool = False
     not_before: float = 0.0
     stay: bool = False
@@ -151,7 +150,6 @@ class Asking:
             self._give_up(trial, f"no connection: {fate.why}")
 
     def _told(self, trial: Trial, fate: Told) -> None:
-        trial.told += 1
         trial.not_before = self._now + (self._pause() if fate.pause is None else max(fate.pause, self._least_pause()))
         trial.stay = trial.free = fate.again == "here"
         trial.given_up = fate.again == "others"  # it is well: it only cannot do this
