@@ -58,14 +58,12 @@ def looking(desk: Desk, question: Question, now: float) -> Steps[Seen]:
             now = yield Wait(until)
         if (seen := _seen(sent)) is not None:
             return seen
-    told = [each.fate.error for each in sent if isinstance(each.fate, Told)]
+    for each in reversed(sent):
+        if isinstance(each.fate, Told):
+            raise each.fate.error
     reasons = "; ".join(f"{each.server.url}: {_why(each)}" for each in sent)
-    raise (
-        told[-1]
-        if told
-        else StoreUnavailable(
-            f"no server told what became of it ({reasons}); nothing was changed", operation_id=question.operation_id
-        )
+    raise StoreUnavailable(
+        f"no server told what became of it ({reasons}); nothing was changed", operation_id=question.operation_id
     )
 
 
