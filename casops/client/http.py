@@ -21,7 +21,7 @@ Connect: TypeAlias = Callable[[str], httpx.AsyncClient]
 
 class Replied(NamedTuple):
     status: int
-    headers: Mapping[str, str]
+    headers: Mapping[str, str]  # names in lower case, as httpx gives them
     body: bytes
 
 
@@ -66,9 +66,7 @@ async def _read(response: httpx.Response, most: int) -> Replied | NoReply:
         if size > most:
             return NoReply(f"its reply is longer than {most} bytes", sent=True)
         parts.append(part)
-    return Replied(
-        response.status_code, {name.lower(): text for name, text in response.headers.items()}, b"".join(parts)
-    )
+    return Replied(response.status_code, dict(response.headers), b"".join(parts))
 
 
 def _tells_its_end(response: httpx.Response) -> bool:
