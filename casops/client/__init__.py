@@ -12,9 +12,11 @@ It returns what the local call returns and raises the same errors (casops.errors
     pending.py     the table; pending_file.py: on a disk   acknowledging.py  ids nobody will ask for again
     aging.py       what is too old to be asked for again   pending_list.py   the disk, kept off the event loop
     probing.py     suspect servers                         looking.py        what became of an operation?
+    recovering.py  after a restart                         translating.py    operations to texts, and back
+    messages.py    all that is sent, and what comes of it  notices.py        what the application is told
     async_client.py, client.py, http.py                    those who carry it out
 
-None of these but the last three does I/O or reads a clock; pending_file.py writes its file.
+None of these but the last three does I/O or reads a clock; pending_file.py writes its file, and sees how long it takes.
 
 Must not be in here: anything but names.
 """

@@ -6,8 +6,8 @@ when it goes on:
     Send   put this message on its way; does not wait for the reply
     Wait   until something has happened that concerns this ask, or until that time
 
-Nothing else is told: whoever carries messages reports what became of each to the desk (`Desk.arrived`), and the
-ask looks at its messages. So an early, a late and a doubled reply take the same way.
+Nothing else is told: whoever carries messages reports what became of each to the desk (`Desk.replied`, `Desk.lost`),
+and the ask looks at its messages. So an early, a late and a doubled reply take the same way.
 
 Must not be in here: any behaviour.
 """
