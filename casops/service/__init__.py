@@ -15,8 +15,7 @@ server on the same store.
 `bodies.py`      reading arguments, with bounds        `duties.py`     sweeps, and forgetting what was acknowledged
 `replies.py`     outcomes as HTTP                      `problems.py`   errors as HTTP
 `documenting.py` the OpenAPI text                      `options.py`    every bound
-`threads.py`     what blocks, away from the loop       `app.py`        an application of its own
-`serving.py`     the command line
+`serving.py`     the command line                      `app.py`        an application of its own
 
 Must not be in this package: rules of the protocol.
 """
