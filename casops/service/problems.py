@@ -62,7 +62,7 @@ _KIND_OF_ERROR: Final[tuple[tuple[type[CasOpsError], ProblemKind], ...]] = (
     (errors.CasOpsError, "usage"),  # a subclass of an application's own, raised by its `apply`
 )
 
-# The one kind among those with Retry-After that is no 503.
+# What is answered so is told when to ask again, if asking again makes sense.
 _ASK_LATER: Final = frozenset({409, 503})
 
 
@@ -104,7 +104,6 @@ class Problem(Exception):
         **members: Any,
     ) -> None:
         super().__init__(detail)
-        self.kind: ProblemKind = kind
         status, title = KINDS[kind]
         if operation_id is not None:
             members["operation_id"] = operation_id
