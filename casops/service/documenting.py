@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from casops import wire
-from casops.service.problems import KINDS, MEDIA_TYPE, ProblemDocument
+from casops.service.problems import ASK_LATER, KINDS, MEDIA_TYPE, ProblemDocument
 from casops.wire import ProblemKind
 
 _PROBLEM_SCHEMA: Final = ProblemDocument.model_json_schema()
@@ -85,7 +85,7 @@ def responses(
         by_status.setdefault(KINDS[kind][0], []).append(kind)
     for status, several in sorted(by_status.items()):
         more = headers
-        if status in (409, 503):
+        if status in ASK_LATER:
             more = {**headers, **_headers({"Retry-After": "Seconds to wait before asking again."})}
         told[status] = {
             "description": ".  ".join(f"`{kind}`: {KINDS[kind][1]}" for kind in several),

@@ -63,7 +63,7 @@ _KIND_OF_ERROR: Final[tuple[tuple[type[CasOpsError], ProblemKind], ...]] = (
 )
 
 # What is answered so is told when to ask again, if asking again makes sense.
-_ASK_LATER: Final = frozenset({409, 503})
+ASK_LATER: Final = frozenset({409, 503})
 
 
 class ProblemDocument(BaseModel):
@@ -128,7 +128,7 @@ class Problem(Exception):
         # Unset, not None: a detail of a refusal may well be None.
         content = to_json(document.model_dump(exclude_unset=True), inf_nan_mode="null")
         response = Response(content, document.status, self.headers, MEDIA_TYPE)
-        if document.status in _ASK_LATER and document.retry:
+        if document.status in ASK_LATER and document.retry:
             response.headers["Retry-After"] = str(retry_after)
         return response
 
