@@ -8,7 +8,7 @@ How it is fast enough in Python: a worker is a function of the replies it got, s
 that is computed once (`Node`), and so is the effect of each request on each state of the store.  What is
 enumerated are small tuples of numbers.
 
-What is checked: every single write (checkers.check_step); every end (all workers ended or crashed): fresh
+What is checked: every single write (checkers.Watcher); every end (all workers ended or crashed): fresh
 workers must bring every operation to its end, all who asked must have got the same answers, and documents
 and answers must have a serial order that respects real time (checkers.check_serial).
 
