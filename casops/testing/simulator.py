@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 from casops.documents import dump
+from casops.errors import OutcomeUnknown, StoreUnavailable
 from casops.messages import (
     Batch,
     Clock,
@@ -43,6 +44,7 @@ from casops.messages import (
 )
 from casops.operations import Operation
 from casops.options import Options
+from casops.protocol.environment import StoreFailed, TimeUp
 from casops.stores.memory import MemoryStore
 from casops.testing.checkers import Heard, Violation, Watcher, check_put_away, check_serial, check_told, parsed
 from casops.testing.programs import (
@@ -356,18 +358,18 @@ class World:
             self._note(f"{process.name} → {tell_request(request)}   (request lost)")
             self._after(self._wait, lambda: self._unknown(arrive))
         elif (fate := fate - trouble.request_lost) < trouble.reply_lost:
-            self._after(there, lambda: self._apply(process, request, None, "reply lost"))
+            self._after(there, lambda: self._apply(process, request, "reply lost"))
             self._after(self._wait, lambda: self._unknown(arrive))
         elif (fate := fate - trouble.reply_lost) < trouble.late and not reading:
             delay = self._wait * chance.choice((1, 3, 30, 300))
-            self._after(delay, lambda: self._apply(process, request, None, "late"))
+            self._after(delay, lambda: self._apply(process, request, "late"))
             self._after(self._wait, lambda: self._unknown(arrive))
         elif fate - trouble.late < trouble.refused and not reading:
             self._after(there + back, lambda: arrive(Refused("the store is full")))
         else:
 
             def apply() -> None:
-                reply = self._apply(process, request, arrive, "")
+                reply = self._apply(process, request, "")
                 self._after(back, lambda: arrive(reply))
 
             self._after(there, apply)
@@ -376,9 +378,7 @@ class World:
         self.unknown += 1
         arrive(Unknown("no reply in time"))
 
-    def _apply(
-        self, process: Process, request: StoreRequest, arrive: Callable[[Reply], None] | None, how: str
-    ) -> Reply:
+    def _apply(self, process: Process, request: StoreRequest, how: str) -> Reply:
         reply = self.store.perform_one(request)
         if isinstance(request, Read):
             self.queueing.saw(request.key, reply)
@@ -407,7 +407,7 @@ class World:
         for request in batch:
             if not isinstance(request, Read | Scan) and self.random.random() < 0.5:
                 delay = self._wait * self.random.choice((0.1, 1, 30))
-                self._after(delay, partial(self._apply, process, request, None, "sent before the crash"))
+                self._after(delay, partial(self._apply, process, request, "sent before the crash"))
         if process.again and process.lives < 5:
             self._after(self.latency * self.random.choice((1, 100)), lambda: self._begin(process))
 
@@ -467,9 +467,9 @@ class World:
             body = found.body if isinstance(found, Version) else None
             final[name] = None if body is None else Purse.model_validate_json(body).coins
         check_serial(self.purses, final, heard)
-        self._check_expiries(final)
+        self._check_expiries()
 
-    def _check_expiries(self, final: dict[str, Any]) -> None:
+    def _check_expiries(self) -> None:
         """A document's own expiry survives every operation on it (until it is removed)."""
         burned = {each.purse.id for each in self.operations.values() if isinstance(each, Burn)}
         for name, coins in self.purses.items():
@@ -488,7 +488,4 @@ class World:
 
 def _expected(error: Exception) -> bool:
     """What settling and sweeping may end with while the store is in trouble; they are tried again by others."""
-    from casops.errors import OutcomeUnknown, StoreUnavailable
-    from casops.protocol.environment import StoreFailed, TimeUp
-
     return isinstance(error, OutcomeUnknown | StoreUnavailable | StoreFailed | TimeUp)
