@@ -73,7 +73,7 @@ def get_meta(documents: Documents, key: Key, request: Request) -> Answer:
 # ---- writing
 
 
-def _stored(documents: Documents, key: Key, request: Request, present: Version | None) -> Answer | Write:
+def _stored(documents: Documents, request: Request, present: Version | None) -> Answer | Write:
     """A new body over what is there, which keeps its attributes if it is live."""
     if len(request.extras) != 8:
         return INVALID
@@ -94,13 +94,14 @@ def set_(documents: Documents, key: Key, request: Request) -> Answer | Write:
         return LOCKED
     if request.cas and (failed := _wrong_cas(documents, key, request, present)):
         return failed
-    return _stored(documents, key, request, present)
+    return _stored(documents, request, present)
 
 
 def _wrong_cas(documents: Documents, key: Key, request: Request, present: Version | None) -> Answer | None:
+    """The answer to a request that names another CAS than the document has; None: it is that one."""
     if present is None:
         return NOT_FOUND
-    if request.cas not in (0, present.cas, documents.locked(key)):
+    if request.cas not in (present.cas, documents.locked(key)):
         return Answer(Status.EXISTS)
     return None
 
@@ -110,7 +111,7 @@ def add(documents: Documents, key: Key, request: Request) -> Answer | Write:
         return IN_PROGRESS
     if documents.live(key) is not None:
         return Answer(Status.EXISTS)
-    return INVALID if request.cas else _stored(documents, key, request, None)
+    return INVALID if request.cas else _stored(documents, request, None)
 
 
 def replace(documents: Documents, key: Key, request: Request) -> Answer | Write:
