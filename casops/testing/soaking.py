@@ -16,7 +16,6 @@ Must not be in here: rules; checks (checkers.py).
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -263,7 +262,6 @@ class Soak:
 
     def _wait(self, worker: subprocess.Popen[str], number: int) -> None:
         assert worker.stdout is not None
-        os.set_blocking(worker.stdout.fileno(), True)
         timer = time.monotonic()
         line = worker.stdout.readline()
         if line != f"{number}\n" or time.monotonic() - timer > HANGING:
