@@ -34,9 +34,6 @@ class Acknowledgements:
     def __contains__(self, operation_id: object) -> bool:
         return operation_id in self._remembered
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
     def add(self, operation_id: str) -> None:
         """The application has put the answer away."""
         self.remember(operation_id)
