@@ -50,9 +50,11 @@ The files
 `execution.py`    an operation from its declaration to its answer      `settling.py`   what comes after the answer
 `at_once.py`      in one write, where a store can do that              `together.py`    many of them as one
 `reading.py`      readers that need not wait                           `sweeping.py`   cancel, pending, recovery
-`forgetting.py`   results that nobody needs any more
+`declaring.py`    the intention: declared, taken over, withdrawn       `forgetting.py` results nobody needs any more
+`participants.py` documents, and the writes that concern their stages  `limits.py`     bounds
+`work.py`         what the protocol knows of business code             `ended.py`      a final answer
 
-All of them are generators over casops.messages.  A generator that is closed is a worker that crashed;
+What they do is done by generators over casops.messages.  A generator that is closed is a worker that crashed;
 nothing here may therefore do anything in a `finally` or an `except GeneratorExit`.
 
 Must not be in this package: I/O, clocks, randomness, threads, asyncio, pydantic models of users.
