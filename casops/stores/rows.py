@@ -44,6 +44,7 @@ from casops.messages import (
 
 __all__ = [
     "CAS_STEP",
+    "MAX_BYTES",
     "TOMBSTONES",
     "Change",
     "Row",

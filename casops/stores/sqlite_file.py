@@ -22,7 +22,17 @@ from typing import Final, TypeVar
 
 from casops.errors import StoreUnavailable
 
-__all__ = ["Identity", "busy", "certainly_not_committed", "connect", "explain", "identity", "open_file", "until_free"]
+__all__ = [
+    "SCHEMA",
+    "Identity",
+    "certainly_not_committed",
+    "connect",
+    "explain",
+    "identity",
+    "log_identity",
+    "open_file",
+    "until_free",
+]
 
 T = TypeVar("T")
 
@@ -85,6 +95,7 @@ STATEMENTS: Final = 128
 
 Identity = tuple[int, ...]  # device and inode: tells whether a path still names the file that was opened
 
+# Only a lock was in the way.
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 
 # After these a COMMIT has certainly not happened: the lock was not there, or a write to the log came up short,
@@ -170,15 +181,10 @@ def until_free(action: Callable[[], T], seconds: float) -> T:
         try:
             return action()
         except sqlite3.Error as error:
-            if not busy(error) or time.monotonic() >= deadline:
+            if _code(error) not in _BUSY or time.monotonic() >= deadline:
                 raise
         # Chance, so that waiting processes do not march in step.
         time.sleep(random.uniform(0, LONGEST_NAP))
-
-
-def busy(error: sqlite3.Error) -> bool:
-    """Whether only a lock was in the way."""
-    return _code(error) in _BUSY
 
 
 def certainly_not_committed(error: sqlite3.Error) -> bool:
