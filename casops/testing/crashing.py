@@ -284,8 +284,8 @@ class _World(Generic[R]):
             done = self.store.perform_one(request)
             told = _tell(request, done) + (f" {told}" if how else "")
             reply = reply if how else done
-            if isinstance(done, m.Stored) and not isinstance(request, m.Scan):
-                self.watcher.wrote(request.key, self.store.version(request.key))
+            if isinstance(done, m.Stored):
+                self.watcher.saw(request, self.store.version)
         elif how == "late" and not isinstance(request, m.Read):
             self.late.append((name, request))
         self.trace.append(f"{name} → {tell_request(request)}   {told}")

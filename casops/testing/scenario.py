@@ -246,8 +246,8 @@ class Scenario:
     def perform(self, name: str, request: m.StoreRequest, how: str) -> m.Reply:
         reply = self.store.perform_one(request)
         self.tell(f"{name} → {tell_request(request)}", tell_reply(reply) + (f" ({how})" if how else ""))
-        if isinstance(reply, m.Stored) and not isinstance(request, m.Scan):
-            self.watcher.wrote(request.key, self.store.versions().get(request.key))
+        if isinstance(reply, m.Stored):
+            self.watcher.saw(request, self.store.versions().get)
             total = sum(self.purses().values())
             assert self.total in (None, total), f"there were {self.total} coins, and now there are {total}"
         return reply

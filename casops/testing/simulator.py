@@ -46,6 +46,7 @@ from casops.operations import Operation
 from casops.options import Options
 from casops.protocol.environment import StoreFailed, TimeUp
 from casops.stores.memory import MemoryStore
+from casops.testing.alone import WALL
 from casops.testing.checkers import Heard, Violation, Watcher, check_put_away, check_serial, check_told, parsed
 from casops.testing.programs import (
     Asks,
@@ -69,8 +70,6 @@ from casops.testing.programs import (
 from casops.testing.queueing import Queueing
 from casops.testing.sharing import SharingStore
 from casops.testing.telling import tell_reply, tell_request
-
-WALL = 1_800_000_000.0
 
 # Steps of one world.  A world of 12 operations takes some hundreds; more means that it does not come to an end.
 MAX_EVENTS = 60_000
