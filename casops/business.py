@@ -150,7 +150,6 @@ def _name(detail: object) -> str:
 
 def encode_result(adapter: TypeAdapter[R], result: R) -> Any:
     """A result as JSON holds it.  Raises InvalidDocument if it would come back as something else."""
-
     try:
         text = _recorded(_told(adapter, result))
         back: Any = adapter.validate_json(text)

@@ -24,7 +24,6 @@ from casops.options import Options
 # The part of the deadline that may be spent in a line that moves: most of it must be left for the operation itself.
 WAITING = 0.25
 
-
 # Seconds that whoever heads a line is left alone at least.  Nobody in this process dies unnoticed, and a busy process
 # may take longer for one operation than one's patience with strangers; but business code may hang.
 HEAD = 1.0
@@ -36,7 +35,7 @@ def patience(options: Options) -> float:
 
 
 def rounds(options: Options) -> int:
-    """How many times that a ticket may wait in a line that moves."""
+    """How often a ticket may wait for so long, in a line that moves."""
     return max(1, int(options.deadline * WAITING / patience(options))) if options.patience else 1
 
 
