@@ -319,6 +319,30 @@ def test_a_store_that_refuses_has_written_nothing() -> None:
     assert (world.record("i"), world.intention("i")) == (None, None)
 
 
+def test_what_can_never_be_written_is_no_nothing_has_happened_where_another_call_has_declared_it() -> None:
+    world = World(a=5)
+    first = world.worker("i", add("a", 1))
+    first.step(world.store)
+    first.crash()
+    assert world.intention("i") is not None
+    worker = about_to_write(world, "i", add("a", 1))
+    worker.answer([Refused("too large", lasting=True)])
+    with pytest.raises(UsageError) as told:
+        worker.finish(world.store)
+    assert (told.value.happened, told.value.retry) == (None, True)
+    assert world.intention("i") is not None
+
+
+def test_what_can_never_be_written_leaves_nothing_where_nobody_has_declared_it() -> None:
+    world = World(a=5)
+    worker = about_to_write(world, "i", add("a", 1))
+    worker.answer([Refused("too large", lasting=True)])
+    with pytest.raises(UsageError) as told:
+        worker.finish(world.store)
+    assert (told.value.happened, told.value.retry) == (False, False)
+    assert (world.intention("i"), world.record("i")) == (None, None)
+
+
 @pytest.mark.parametrize(("error", "pending"), [(LookupError("lasting"), False), (RuntimeError("once"), True)])
 def test_what_the_function_raises_is_told_and_counted_as_ever(error: Exception, pending: bool) -> None:
     world = World(a=5)

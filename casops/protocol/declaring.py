@@ -170,19 +170,21 @@ class Declaration:
         """
         if self.cas is not None and not self._mine:
             return False
-        while self.cas is not None:
-            (reply,) = yield from self._environment.perform(Remove(self._key, self.cas))
-            if isinstance(reply, Stored):
-                self.cas = None
-                return True
-            yield from self._environment.after_failed(reply)
+        while True:
+            if self.cas is not None:
+                (reply,) = yield from self._environment.perform(Remove(self._key, self.cas))
+                if isinstance(reply, Stored):
+                    self.cas = None
+                    return True
+                yield from self._environment.after_failed(reply)
+            # Also where this call knows of none: another one may have declared it.
             (found,) = (yield from self._environment.read([self._key])).values()
             self.cas = None
-            if isinstance(found, Version):
-                if decode_intention(found.body, self._id).call != self.call:
-                    return False
-                self.cas = found.cas
-        return True
+            if isinstance(found, Missing):
+                return True
+            if decode_intention(found.body, self._id).call != self.call:
+                return False
+            self.cas = found.cas
 
 
 def _failed(intention: Intention, why: str) -> Intention:
