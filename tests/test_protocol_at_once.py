@@ -343,6 +343,25 @@ def test_what_can_never_be_written_leaves_nothing_where_nobody_has_declared_it()
     assert (world.intention("i"), world.record("i")) == (None, None)
 
 
+def test_what_the_store_can_never_take_nobody_has_declared() -> None:
+    world = World(a=5)
+    worker = about_to_write(world, "i", add("a", 1))
+    worker.answer([Refused("too large", lasting=True)])
+    worker.answer([Refused("no such key", lasting=True)])  # the intention
+    worker.answer([Refused("no such key", lasting=True)])  # R(i)
+    assert isinstance(worker.error, UsageError)
+    assert (worker.error.happened, worker.error.retry) == (False, False)
+
+
+def test_who_gives_up_and_does_not_hear_whether_another_call_has_declared_it_says_no_no() -> None:
+    world = World(a=5)
+    worker = about_to_write(world, "i", add("a", 1))
+    worker.answer([Refused("too large", lasting=True)])
+    worker.answer([Refused("the store is full")])
+    assert isinstance(worker.error, StoreUnavailable)
+    assert worker.error.retry is True
+
+
 @pytest.mark.parametrize(("error", "pending"), [(LookupError("lasting"), False), (RuntimeError("once"), True)])
 def test_what_the_function_raises_is_told_and_counted_as_ever(error: Exception, pending: bool) -> None:
     world = World(a=5)

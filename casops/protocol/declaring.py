@@ -178,7 +178,12 @@ class Declaration:
                     return True
                 yield from self._environment.after_failed(reply)
             # Also where this call knows of none: another one may have declared it.
-            (found,) = (yield from self._environment.read([self._key])).values()
+            try:
+                (found,) = (yield from self._environment.read([self._key])).values()
+            except StoreFailed as failure:
+                if self.cas is not None or not failure.refusal.lasting:
+                    raise
+                return True  # what the store can never take nobody has declared
             self.cas = None
             if isinstance(found, Missing):
                 return True
