@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 from casops.messages import RESULTS, Insert, Key, Version
+from casops.records import Event, Record, State
 from casops.testing.__main__ import main
 from casops.testing.cases import cases
 from casops.testing.checkers import Heard, Violation, Watcher, check_serial
 from casops.testing.explorer import Explorer
+from casops.testing.frozen import frozen
 from casops.testing.programs import Move, Put, model_of
 from casops.testing.simulator import live
 from casops.testing.soaking import soak
@@ -23,6 +26,21 @@ def test_a_case_is_explored_to_its_end() -> None:
     assert found.violation is None
     assert found.states > 5_000
     assert found.finals > 10
+
+
+def test_workers_who_differ_in_histories_only_are_the_same_to_the_explorer() -> None:
+    def holding(record: Record) -> Generator[Record]:
+        yield record
+
+    def held(state: State, what: str) -> object:
+        worker = holding(
+            Record(operation="o", fingerprint="f", state=state, history=(Event(at=1.0, worker="w", what=what),))
+        )
+        next(worker)
+        return frozen(worker)
+
+    assert held("open", "lost") == held("open", "voided")
+    assert held("open", "lost") != held("declined", "lost")
 
 
 def test_the_same_seed_gives_the_same_world() -> None:

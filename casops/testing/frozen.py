@@ -65,10 +65,9 @@ def _members(thing: Any, seen: dict[int, int]) -> Hashable:
     if isinstance(thing, BaseModel):
         return tuple([_value(value, seen) for name, value in thing if name not in IGNORED])
     slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ()) if hasattr(thing, name)]
-    members = [(name, _value(getattr(thing, name), seen)) for name in slots]
-    others: dict[str, Any] = getattr(thing, "__dict__", {})
-    members += [(name, _value(value, seen)) for name, value in others.items() if name not in IGNORED]
-    return tuple(members)
+    members = [(name, getattr(thing, name)) for name in slots]
+    members += getattr(thing, "__dict__", {}).items()
+    return tuple([(name, _value(value, seen)) for name, value in members if name not in IGNORED])
 
 
 @lru_cache(maxsize=65_536)

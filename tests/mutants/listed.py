@@ -280,4 +280,11 @@ MUTANTS = [
         except""",
         listed=False,
     ),
+    Mutant(
+        "who gives up drops stages of attempts that may be committed, too",
+        "protocol/participants.py",
+        "meta.operation_id == asker.operation_id and meta.attempt in asker.dead:\n            assert",
+        "meta.operation_id == asker.operation_id:\n            assert",
+        listed=False,
+    ),
 ]
