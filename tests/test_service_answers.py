@@ -130,11 +130,27 @@ async def test_wrong_use_is_not_recorded() -> None:
 async def test_a_body_that_does_not_fit_is_not_recorded(body: bytes, where: str | None) -> None:
     async with bank() as web:
         told = problem(await web.post("transfer", "t", body=body), 400, "body-invalid")
-        assert (told["happened"], told["retry"]) == ("no", False)
+        # What is no JSON is refused before anybody looks for the operation: it may be a retry, cut short.
+        assert (told["happened"], told["retry"]) == (("no", False) if "errors" in told else ("unknown", True))
         assert where is None or where in [each["where"] for each in told["errors"]]
         problem(await web.get("t"), 404, "outcome-unheard")
         response = await web.post("transfer", "t", ARGUMENTS)
         assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("headers", [{}, {"Casops_Acknowledge": "?"}, {"Casops_Retry": "x"}, {"more": "x" * 20_000}])
+async def test_a_request_that_is_refused_unseen_says_nothing_of_an_operation_that_was_taken_before(
+    headers: dict[str, str],
+) -> None:
+    """A retry that a proxy has cut short, for one: it had happened."""
+    body = b"{" if not headers else json.dumps(ARGUMENTS).encode()
+    async with bank() as web:
+        assert (await web.post("transfer", "t", ARGUMENTS)).status_code == 200
+        response = await web.post("transfer", "t", body=body, **headers)
+        told = response.json()
+        assert response.status_code in (400, 431)
+        assert (told["happened"], told["retry"]) == ("unknown", True)
+        assert "what an earlier request with this key did was not looked at" in told["detail"]
 
 
 async def test_a_body_that_does_not_fit_says_nothing_of_an_operation_that_was_taken_before() -> None:

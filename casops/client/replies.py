@@ -54,6 +54,9 @@ MEANING: dict[str, tuple[type[CasOpsError], Again]] = {
     "operation-unknown": (UsageError, "others"),
     "path-unknown": (UsageError, "others"),
     "body-invalid": (UsageError, "others"),
+    "body-too-large": (UsageError, "others"),
+    "headers-too-large": (UsageError, "others"),
+    "header-invalid": (UsageError, "others"),
 }
 
 

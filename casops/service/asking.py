@@ -125,7 +125,7 @@ class Service:
             raise of_error(error) from None
         if found is None:
             why = "nobody has asked for this operation here, or it was forgotten"
-            raise Problem("outcome-unheard", why, operation_id=operation_id)
+            raise Problem("outcome-unheard", why, operation_id=operation_id, happened="unknown")
         return replies.tell(found)
 
     def _acknowledge(self, request: Request) -> None:
@@ -133,7 +133,9 @@ class Service:
         try:
             self.duties.acknowledged(wire.decode_ids(text))
         except UsageError as error:
-            raise Problem("header-invalid", f"{wire.ACKNOWLEDGE}: {error.message}") from None
+            problem = Problem("header-invalid", f"{wire.ACKNOWLEDGE}: {error.message}")
+            problem.of_unknown("what an earlier request with this key did was not looked at")
+            raise problem from None
 
 
 def _operation_id(request: Request) -> str:

@@ -41,16 +41,21 @@ def guarded_route(options: ServiceOptions, retention: float) -> type[APIRoute]:
             async def handle(request: Request) -> Response:
                 echoes: dict[str, str] = {}
                 try:
-                    check_headers(request, options.header_bytes)
-                    echoes = echoes_of(request)
-                    body = await read_body(request, options)
-                    if takes_body:
-                        check_json(body)
+                    try:
+                        check_headers(request, options.header_bytes)
+                        echoes = echoes_of(request)
+                        body = await read_body(request, options)
+                        if takes_body:
+                            check_json(body)
+                    except Problem as problem:
+                        raise _not_looked_at(problem, request) if takes_body else problem from None
                     response = await inner(Request(request.scope, _replay(body, request.receive)))
                 except Problem as problem:
                     response = problem.response(options.retry_after)
                 except RequestValidationError as error:
-                    response = _invalid(error).response(options.retry_after)
+                    invalid = _invalid(error)
+                    told = _not_looked_at(invalid, request) if takes_body else invalid
+                    response = told.response(options.retry_after)
                 except ClientDisconnect:
                     return Response(status_code=400)  # nobody is there to read it; nothing was begun
                 response.headers.update({wire.RETENTION: f"{ceil(retention)}", **echoes})
@@ -75,6 +80,17 @@ def echoes_of(request: Request) -> dict[str, str]:
     with suppress(UsageError):  # whoever needs the id says what is wrong with it
         echoes[wire.IDEMPOTENCY_KEY] = wire.encode_id(wire.decode_id(headers.get(wire.IDEMPOTENCY_KEY, "")))
     return echoes
+
+
+def _not_looked_at(problem: Problem, request: Request) -> Problem:
+    """A request that is refused before anybody looks for its operation may be a retry, cut short, of one that was done.
+
+    Without a key that can be read there is no operation.
+    """
+    with suppress(UsageError):
+        wire.decode_id(request.headers.get(wire.IDEMPOTENCY_KEY, ""))
+        problem.of_unknown("what an earlier request with this key did was not looked at")
+    return problem
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
