@@ -9,6 +9,7 @@ Must not be in here: what is run.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -54,7 +55,10 @@ class Threads:
 
     def _live(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job()
+            try:
+                job()
+            except BaseException:  # MemoryError, for one: all that come later need this thread
+                logging.getLogger("casops").exception("a job of %s was broken off", self._name)
             del job  # an idle thread holds on to nothing
             self._idle.release()
 

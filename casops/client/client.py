@@ -10,6 +10,7 @@ Must not be in here: anything that is not the twin of something in async_client.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable
@@ -56,7 +57,7 @@ class Client:
         self._closing = threading.RLock()  # a signal handler may close the client in the middle of a call
         self._loop = asyncio.new_event_loop()
         # A daemon: a program that forgot to close its client ends all the same.
-        self._thread = threading.Thread(target=self._loop.run_forever, name="casops-client", daemon=True)
+        self._thread = threading.Thread(target=_live, args=(self._loop,), name="casops-client", daemon=True)
         self._thread.start()
 
     def run(self, operation: Operation[R], *, operation_id: str) -> R:
@@ -155,3 +156,14 @@ class Client:
                 return asyncio.run_coroutine_threadsafe(work, self._loop)
             except RuntimeError:  # a signal handler has closed it just now
                 raise Closed("this client is closed; nothing was asked") from None
+
+
+def _live(loop: asyncio.AbstractEventLoop) -> None:
+    """Until the loop is stopped.  What ends it before (SystemExit in a validator) is told to its caller by its task."""
+    while True:
+        try:
+            loop.run_forever()
+        except BaseException:
+            logging.getLogger("casops.client").exception("the client's event loop was broken off, and goes on")
+        else:
+            return

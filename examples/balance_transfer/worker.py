@@ -12,6 +12,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal, TypeVar
@@ -73,7 +74,8 @@ def work(connection: Connection[Any, Any], url: str) -> None:
     try:
         casops = _patiently(lambda: open_bank(url))
     except CasOpsError as error:
-        connection.send(Failed(str(error)))
+        with suppress(OSError):  # another worker has told it, and nobody listens any more
+            connection.send(Failed(str(error)))
         return
     with casops:
         try:
