@@ -146,6 +146,17 @@ def test_an_apply_that_does_not_always_do_the_same_is_caught(operation: Operatio
     assert "no clock, no random numbers" in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+def test_a_check_that_says_no_without_raising_has_not_passed() -> None:
+    async def later(documents: Documents, outcome: Outcome[Any]) -> None:
+        raise AssertionError
+
+    with pytest.raises(AssertionError, match="check returned False"):
+        crash_everywhere(TRANSFER, documents=BANK, check=lambda documents, outcome: False)
+    with pytest.raises(AssertionError, match="nobody awaits"):
+        crash_everywhere(TRANSFER, documents=BANK, check=later)
+
+
 def test_a_check_that_is_not_content_is_told_with_the_world_and_its_conversation() -> None:
     def check(documents: Documents, outcome: Outcome[Receipt]) -> None:
         assert not outcome.taken_over

@@ -10,6 +10,7 @@ Must not be in here: rules of the protocol; anything of a test framework; wall c
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 from collections.abc import Callable, Mapping
@@ -219,7 +220,9 @@ class _World(Generic[R]):
             assert outcome.replayed, "the last who asked did it again"
             bodies = self._look()
             if check is not None:
-                check(Documents(_Everything(bodies)), outcome)
+                answer = check(Documents(_Everything(bodies)), outcome)
+                assert answer is not False, "check returned False"
+                assert not inspect.isawaitable(answer), "check has to be an ordinary function: nobody awaits its answer"
         except Exception as error:
             told = "\n  ".join([f"in the world {self.name!r}: {error}\n\nwhat happened there:", *self.trace])
             told += f"\n\nto see this world alone: crash_everywhere(…, world={self.name!r})"
