@@ -67,9 +67,19 @@ def _parser() -> argparse.ArgumentParser:
 def _opened(url: str) -> CasOps:
     """Raises UsageError where a store would be made that nobody has yet."""
     file = file_of(url)
-    if url.startswith("memory:") or (file is not None and not os.path.exists(file)):
+    if url.startswith("memory:") or (file is not None and _missing(file)):
         raise UsageError(f"there is no store yet at {url}; nothing was made")
     return CasOps.open(url)
+
+
+def _missing(file: str) -> bool:
+    """Also where it is empty: opening it would make tables.  What may not be looked at may well be there."""
+    try:
+        return os.stat(file).st_size == 0
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False  # opening it says why
 
 
 def _outcome(casops: CasOps, operation_id: str) -> dict[str, Any]:

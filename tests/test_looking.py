@@ -154,3 +154,26 @@ def test_the_lines_of_the_readme(url: str, tmp_path: Path) -> None:
         )
         assert (ran.returncode, ran.stderr) == (0, "")
         assert json.loads(ran.stdout)["status"] == told
+
+
+def test_looking_at_an_empty_file_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "empty.db"
+    file.touch()
+    assert main(["outcome", f"sqlite:///{file}", "i"]) == 2
+    assert "there is no store yet at" in capsys.readouterr().err
+    assert file.stat().st_size == 0
+
+
+def test_a_file_that_may_not_be_looked_at_is_not_told_as_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object, **__: object) -> os.stat_result:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "stat", denied)
+    status = main(["outcome", f"sqlite:///{tmp_path}/bank.db", "i"])
+    monkeypatch.undo()
+    told = capsys.readouterr().err
+    assert status == 1
+    assert "no store yet" not in told
+    assert "Permission denied" in told
