@@ -85,7 +85,10 @@ _BEFALLS: Final = ("KeyboardInterrupt", "SystemExit", "MemoryError")
 def _not_json(operation: Operation[Any], error: Exception) -> UsageError:
     why = " ".join(text_of(error).split())
     if any(name in why or name == type(error).__name__ for name in _BEFALLS):
-        broken_off = UsageError(f"writing the arguments of {type(operation).__name__} was broken off: {why:.300}")
+        name = type(operation).__name__
+        broken_off = UsageError(
+            f"writing the arguments of {name} was broken off: {why:.300}; ask again with the same id"
+        )
         broken_off.happened, broken_off.retry = None, True
         return broken_off
     return UsageError(f"the arguments of {type(operation).__name__} do not survive JSON: {why:.300}; nothing happened")

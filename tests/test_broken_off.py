@@ -38,10 +38,9 @@ def test_what_befalls_the_writing_of_arguments_says_nothing_of_what_an_earlier_c
         operation = Add(account="a", note="n")
         assert casops.run(operation, operation_id="i") == 1
         trouble.append(befalls())
-        with pytest.raises((UsageError, befalls)) as told:
+        with pytest.raises(UsageError, match=f"broken off: .*{befalls.__name__}") as told:
             casops.run(operation, operation_id="i")
-        if isinstance(told.value, UsageError):
-            assert (told.value.happened, told.value.retry) == (None, True)
+        assert (told.value.happened, told.value.retry) == (None, True)
         assert casops.run(operation, operation_id="i") == 1
 
 
@@ -59,8 +58,9 @@ def test_a_job_that_is_broken_off_leaves_its_thread_to_the_others() -> None:
 
 
 def test_what_ends_an_event_loop_does_not_end_the_clients() -> None:
-    with Client(["http://127.0.0.1:9"], operations=[]) as client:
-        client._loop.call_soon_threadsafe(sys.exit)
-        again = threading.Event()
-        client._loop.call_soon_threadsafe(again.set)
-        assert again.wait(10)
+    client = Client(["http://127.0.0.1:9"], operations=[])
+    client._loop.call_soon_threadsafe(sys.exit)
+    again = threading.Event()
+    client._loop.call_soon_threadsafe(again.set)
+    assert again.wait(10)
+    client.close()  # without its thread it would wait for ever

@@ -238,6 +238,7 @@ def test_a_file_without_payments(tmp_path: Path) -> None:
         (("import", "good.csv", "--store", "sqlite:///."), "not a file"),
         (("show", "p1", "--store", "sqlite:///no/such/folder/bank.db"), "no/such/folder"),
         (("show", "p1", "--store", "sqlite:///missing.db"), "missing.db"),
+        (("show", "p1", "--store", "sqlite:///empty.csv"), "there is no such store"),
         (("show", "", "--store", "sqlite:///there.db"), "must not be empty"),
         (("chaos", "missing.csv"), "missing.csv cannot be read"),
         (("chaos", "good.csv", "--kills", "4"), "there are"),

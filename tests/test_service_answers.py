@@ -118,7 +118,8 @@ async def test_wrong_use_is_not_recorded() -> None:
         (b'{"source": "alice", "target": "bob", "amount": 1e999999999999999999999}', None),
         (b'{"source": "alice", "target": "bob", "amount": 1' + b"0" * 5000 + b"}", None),
         (b"[" * 50_000, None),
-        *((b"[" * deep + b"]" * deep, None) for deep in (190, 210, 900, 1_000)),
+        (b"[" * 190 + b"]" * 190, ""),
+        *((b"[" * deep + b"]" * deep, None) for deep in (210, 900, 1_000)),
         (b'{"source": "alice", "target": "bob"}', "amount"),
         (b'{"source": "alice", "target": "bob", "amount": "-1"}', "amount"),
         (b'{"source": "", "target": "bob", "amount": "1"}', "source"),
@@ -131,7 +132,7 @@ async def test_a_body_that_does_not_fit_is_not_recorded(body: bytes, where: str 
     async with bank() as web:
         told = problem(await web.post("transfer", "t", body=body), 400, "body-invalid")
         # What is no JSON is refused before anybody looks for the operation: it may be a retry, cut short.
-        assert (told["happened"], told["retry"]) == (("no", False) if "errors" in told else ("unknown", True))
+        assert (told["happened"], told["retry"]) == (("unknown", True) if where is None else ("no", False))
         assert where is None or where in [each["where"] for each in told["errors"]]
         problem(await web.get("t"), 404, "outcome-unheard")
         response = await web.post("transfer", "t", ARGUMENTS)

@@ -159,11 +159,15 @@ class Client:
 
 
 def _live(loop: asyncio.AbstractEventLoop) -> None:
-    """Until the loop is stopped.  What ends it before (SystemExit in a validator) is told to its caller by its task."""
+    """Until the loop is stopped.
+
+    What is raised once and ends it before is heard by the one whose task raised it (an exit, in a validator of theirs),
+    and must not end it for the others.
+    """
     while True:
         try:
             loop.run_forever()
-        except BaseException:
+        except (SystemExit, KeyboardInterrupt, MemoryError):
             logging.getLogger("casops.client").exception("the client's event loop was broken off, and goes on")
         else:
             return

@@ -134,7 +134,7 @@ class Service:
             self.duties.acknowledged(wire.decode_ids(text))
         except UsageError as error:
             problem = Problem("header-invalid", f"{wire.ACKNOWLEDGE}: {error.message}")
-            problem.of_unknown("what an earlier request with this key did was not looked at")
+            problem.of_unseen()
             raise problem from None
 
 

@@ -40,22 +40,20 @@ def guarded_route(options: ServiceOptions, retention: float) -> type[APIRoute]:
 
             async def handle(request: Request) -> Response:
                 echoes: dict[str, str] = {}
+                seen = False  # by the route, which looks for the operation before it says "no"
                 try:
-                    try:
-                        check_headers(request, options.header_bytes)
-                        echoes = echoes_of(request)
-                        body = await read_body(request, options)
-                        if takes_body:
-                            check_json(body)
-                    except Problem as problem:
-                        raise _not_looked_at(problem, request) if takes_body else problem from None
+                    check_headers(request, options.header_bytes)
+                    echoes = echoes_of(request)
+                    body = await read_body(request, options)
+                    if takes_body:
+                        check_json(body)
+                    seen = True
                     response = await inner(Request(request.scope, _replay(body, request.receive)))
-                except Problem as problem:
+                except (Problem, RequestValidationError) as error:
+                    problem = error if isinstance(error, Problem) else _invalid(error)
+                    if not (seen and problem is error) and _has_key(request):
+                        problem.of_unseen()
                     response = problem.response(options.retry_after)
-                except RequestValidationError as error:
-                    invalid = _invalid(error)
-                    told = _not_looked_at(invalid, request) if takes_body else invalid
-                    response = told.response(options.retry_after)
                 except ClientDisconnect:
                     return Response(status_code=400)  # nobody is there to read it; nothing was begun
                 response.headers.update({wire.RETENTION: f"{ceil(retention)}", **echoes})
@@ -82,15 +80,13 @@ def echoes_of(request: Request) -> dict[str, str]:
     return echoes
 
 
-def _not_looked_at(problem: Problem, request: Request) -> Problem:
-    """A request that is refused before anybody looks for its operation may be a retry, cut short, of one that was done.
-
-    Without a key that can be read there is no operation.
-    """
-    with suppress(UsageError):
+def _has_key(request: Request) -> bool:
+    """Whether it is about an operation at all."""
+    try:
         wire.decode_id(request.headers.get(wire.IDEMPOTENCY_KEY, ""))
-        problem.of_unknown("what an earlier request with this key did was not looked at")
-    return problem
+    except UsageError:
+        return False
+    return True
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

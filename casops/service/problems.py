@@ -123,6 +123,10 @@ class Problem(Exception):
         self.document.detail += f"; {why}"
         self.document.happened, self.document.retry = "unknown", True
 
+    def of_unseen(self) -> None:
+        """Refused before anybody looked for the operation: it may be a retry, cut short, of one that was done."""
+        self.of_unknown("what an earlier request with this key did was not looked at")
+
     def response(self, retry_after: int) -> Response:
         document = self.document
         # Unset, not None: a detail of a refusal may well be None.

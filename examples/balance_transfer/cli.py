@@ -158,7 +158,9 @@ def _existing(store: str) -> str:
     """To look something up must not bring an empty store into being."""
     path = Path(unquote(_shared(store).removeprefix("sqlite:///").partition("?")[0]))
     try:
-        if store.startswith("sqlite:///") and not path.exists():
+        if store.startswith("sqlite:///") and not (
+            path.exists() and path.stat().st_size > 0
+        ):  # an empty file is none yet
             raise Refused(f"there is no such store: {path}")
     except OSError as error:
         raise Refused(f"{path} cannot be opened: {error.strerror or error}") from None
