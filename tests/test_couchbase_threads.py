@@ -35,10 +35,63 @@ def test_results_are_in_the_order_of_the_tasks_and_the_first_is_done_by_who_asks
     threads = Threads(4, NAME)
     for size in (0, 1, 2, 9):
         assert threads.together([partial(int, number) for number in range(size)]) == list(range(size))
-    first, *others = threads.together([threading.get_ident] * 5)
-    assert first == threading.get_ident()
-    assert threading.get_ident() not in others
+    begun = threading.Event()
+
+    def first() -> int:
+        assert begun.wait(LONG)
+        return threading.get_ident()
+
+    def second() -> int:
+        begun.set()
+        return threading.get_ident()
+
+    here, elsewhere = threads.together([first, second])
+    assert here == threading.get_ident() != elsewhere
     threads.close()
+
+
+def test_what_nobody_has_begun_is_done_by_who_waits_for_it() -> None:
+    threads = Threads(1, NAME)
+    go_on, begun = threading.Event(), threading.Event()
+
+    def hangs() -> None:
+        begun.set()
+        assert go_on.wait(LONG)
+
+    asking = threading.Thread(target=lambda: threads.together([lambda: None, hangs]))
+    asking.start()
+    assert begun.wait(LONG)
+    told: list[int] = []
+    other = threading.Thread(target=lambda: told.extend(threads.together([threading.get_ident] * 3)))
+    other.start()
+    other.join(LONG)
+    assert told == [other.ident] * 3
+    go_on.set()
+    asking.join(LONG)
+    threads.close()
+
+
+def test_a_signal_handler_may_close_while_a_thread_is_being_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waited for a lock that its own thread held; and what is queued after the end is done by nobody else."""
+    threads = Threads(4, NAME)
+    threads.together([lambda: None] * 2)
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name.startswith(NAME):
+            threads.close()
+
+    told: list[int] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", interrupted)
+        asking = threading.Thread(
+            target=lambda: told.extend(threads.together([partial(int, each) for each in range(4)])), daemon=True
+        )
+        start(asking)
+        asking.join(LONG)
+    assert told == [0, 1, 2, 3]
+    wait_until(lambda: ours() == [])
 
 
 def test_all_tasks_of_a_batch_are_under_way_at_once() -> None:
@@ -52,7 +105,7 @@ def test_no_more_threads_than_allowed_and_no_more_than_needed() -> None:
     threads = Threads(3, NAME)
     for _ in range(20):
         threads.together([lambda: None, lambda: None])
-        wait_until(lambda: threads._work.idle == len(ours()))
+        wait_until(lambda: threads._work.queue.empty() and threads._work.idle.qsize() == len(ours()))
     assert len(ours()) == 1
     threads.together([lambda: None] * 50)
     assert len(ours()) == 3

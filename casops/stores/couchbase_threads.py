@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -31,14 +32,15 @@ class Threads:
         self._stop = weakref.finalize(self, _stop, self._work)
 
     def together(self, tasks: Sequence[Callable[[], T]]) -> list[T]:
-        """The results of all: the first is done here, the others meanwhile elsewhere.
+        """The results of all: the first is done here, the others meanwhile elsewhere, or here if nobody has begun them.
 
         Raises what one of them raises.  Where that, or an interruption, ends the waiting, the others go on.
         """
-        if len(tasks) > 1 and self._work.take(job := _Job(tasks)):
-            first = tasks[0]()
-            return [first, *job.results()]
-        return [task() for task in tasks]
+        if len(tasks) < 2:
+            return [task() for task in tasks]
+        self._work.take(job := _Job(tasks))
+        first = tasks[0]()
+        return [first, *job.results()]
 
     def close(self) -> None:
         """Wait for what is under way.  What is asked for later is done by those who ask.  May be called twice."""
@@ -46,83 +48,100 @@ class Threads:
 
 
 class _Job:
-    """Tasks of one batch, but the first."""
+    """Tasks of one batch, but the first.
 
-    __slots__ = ("_bell", "_error", "_left", "_lock", "_results", "_tasks", "size")
+    Whoever comes takes one: a thread of ours that is free, or who waits for them and has nothing else to do.  So
+    nobody waits for a thread: one that could not be started, is busy, or has ended.
+    """
+
+    __slots__ = ("_bell", "_error", "_left", "_lock", "_results", "_tasks", "_untaken", "size")
 
     def __init__(self, tasks: Sequence[Callable[[], Any]]) -> None:
         self._tasks = tasks
         self.size = self._left = len(tasks) - 1
+        self._untaken = deque(range(1, len(tasks)))
         self._results: list[Any] = [None] * len(tasks)
         self._error: BaseException | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held for two lines that nothing can come between but another thread
         self._bell = threading.Lock()  # held until all is done
         self._bell.acquire()
 
-    def do(self, index: int) -> None:
+    def do_one(self) -> bool:
+        """False: all are taken."""
+        try:
+            index = self._untaken.popleft()
+        except IndexError:
+            return False
         try:
             self._results[index] = self._tasks[index]()
         except BaseException as error:  # noqa: BLE001 - it is told to who waits
             self._error = error
         with self._lock:
             self._left -= 1
-            last = not self._left
+            last = self._left == 0
         if last:
             self._bell.release()
+        return True
 
     def results(self) -> list[Any]:
+        while self.do_one():
+            self._raise()  # at once: it may be Ctrl-C
         self._bell.acquire()
+        self._raise()
+        return self._results[1:]
+
+    def _raise(self) -> None:
         if self._error is not None:
             raise self._error
-        return self._results[1:]
 
 
 class _Work:
-    """What the threads share."""
+    """What the threads share.
+
+    A signal handler may close it at any moment, in the thread that is starting others.  So that one may enter its lock
+    again, and no thread of ours, which close waits for, ever takes it.
+    """
 
     def __init__(self, most: int, name: str) -> None:
-        self.queue: SimpleQueue[tuple[_Job, int] | None] = SimpleQueue()
-        self.lock = threading.Lock()
-        self.idle = 0
+        self.queue: SimpleQueue[_Job | None] = SimpleQueue()  # a job for each of its tasks, perhaps done meanwhile
+        self.idle: SimpleQueue[None] = SimpleQueue()  # something for each thread that waits
+        self.lock = threading.RLock()
         self.threads: list[threading.Thread] = []
         self.closed = False
         self.pid = os.getpid()
         self._most = most
         self._name = name
 
-    def take(self, job: _Job) -> bool:
-        """False: there is nobody who could do it."""
+    def take(self, job: _Job) -> None:
+        """Let those who are free do it."""
         with self.lock:
             if self.closed:
-                return False
-            wanted = self.queue.qsize() + job.size - self.idle
+                return
+            wanted = self.queue.qsize() + job.size - self.idle.qsize()
+            for _ in range(job.size):
+                self.queue.put(job)
             for _ in range(min(wanted, self._most - len(self.threads))):
                 name = f"{self._name}-{len(self.threads)}"
                 thread = threading.Thread(target=_serve, args=(self,), name=name, daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:  # this process may have no more threads
-                    if not self.threads:
-                        return False
                     break
                 self.threads.append(thread)
-            for index in range(1, job.size + 1):
-                self.queue.put((job, index))
-        return True
+                if self.closed:  # meanwhile, by a signal handler that did not know of this one
+                    self.queue.put(None)
+                    break
 
 
 def _serve(work: _Work) -> None:
     while True:
-        with work.lock:
-            work.idle += 1
-        taken = work.queue.get()
-        with work.lock:
-            work.idle -= 1
-        if taken is None:
+        work.idle.put(None)
+        job = work.queue.get()
+        work.idle.get()
+        if job is None:
             return
-        job, index = taken
-        job.do(index)
-        del job, taken  # or the last one would be kept for as long as there is nothing else to do
+        job.do_one()
+        del job  # or the last one would be kept for as long as there is nothing else to do
 
 
 def _stop(work: _Work) -> None:
