@@ -24,6 +24,7 @@ from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar, cast
 
+from casops.bell import Bell
 from casops.combining import MOST, Errand, combined
 from casops.conversations import Wish
 from casops.drivers import adrive, drive
@@ -69,16 +70,7 @@ class _Call(Errand[T]):
 
     def __init__(self, steps: Generator[Wish, Any, T]) -> None:
         super().__init__(steps)
-        self._bell = threading.Lock()  # held, until it rings
-        self._bell.acquire()
-
-    def wait(self) -> None:
-        self._bell.acquire(timeout=PATIENCE)
-
-    def ring(self) -> None:
-        """To be called by one thread at a time."""
-        if self._bell.locked():
-            self._bell.release()
+        self.bell = Bell()
 
 
 class Callers:
@@ -87,7 +79,7 @@ class Callers:
     def __init__(self, store: ConversingStore, deadline: float) -> None:
         self._store = store
         self._longest = deadline + LONGER
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may ask in the middle: what it does is done before we go on
         self._calls: dict[_Call[Any], None] = {}  # that wait in nobody's hands, in the order in which they came
         self._leader: _Lead | None = None
         self._idle = 0  # threads that wait for a lead
@@ -114,7 +106,7 @@ class Callers:
                         self._see_who_leads()
                     elif time.monotonic() >= until:
                         raise OutcomeUnknown(HELD, operation_id=operation_id)
-                call.wait()
+                call.bell.wait(PATIENCE)
         finally:
             with self._lock:
                 self._calls.pop(call, None)
@@ -133,7 +125,7 @@ class Callers:
         lead.over = True  # before anything that can be interrupted: who waits looks again
         with self._lock:
             for call in islice(self._calls, 1):
-                call.ring()
+                call.bell.ring()
 
     def _see_who_leads(self) -> None:
         """For those who wait; the lock is held."""
@@ -152,9 +144,9 @@ class Callers:
         elif time.monotonic() < leader.since + PATIENCE:
             return
         self._leader = None
-        for call in self._calls:
+        for call in list(self._calls):
             call.over = True
-            call.ring()
+            call.bell.ring()
         self._calls.clear()
 
     # --- in threads of ours -----------------------------------------------------------------
@@ -198,7 +190,7 @@ class Callers:
             for call in lead.hands:
                 if call.over or not leads:
                     call.over = True
-                    call.ring()
+                    call.bell.ring()
                 else:
                     self._calls[call] = None
             lead.hands = cast("Sequence[_Call[Any]]", calls) if leads else ()

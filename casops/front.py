@@ -17,6 +17,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias, TypeVar
 
+from casops.bell import Bell
 from casops.callers import Callers
 from casops.documents import D, Ref
 from casops.drivers import drive
@@ -76,7 +77,7 @@ class CasOps:
         # One that converses has one writer at a time: no turns are needed.
         self._callers = Callers(store, self.options.deadline) if isinstance(store, ConversingStore) else None
         self._turns = Turns()
-        self._turns_lock = threading.Lock()
+        self._turns_lock = threading.RLock()  # a signal handler may ask in the middle, see Turns
         self._settler = Settler(self._engine, store)
         self._closed = False
 
@@ -123,8 +124,8 @@ class CasOps:
             if unsettled is not None:
                 self._settler.add(unsettled)
             return outcome
-        ours = threading.Event()
-        ticket = Ticket(work.declared, ours.set)
+        bell = Bell()
+        ticket = Ticket(work.declared, bell.ring)
         try:
             with self._turns_lock:
                 self._turns.join(ticket)
@@ -132,7 +133,7 @@ class CasOps:
             if behind:
                 self._settler.hurry()
             steps = self._engine.execute(work, operation_id, behind=behind)
-            outcome, ended = drive(steps, self._store, lambda: self._turn(ticket, ours))
+            outcome, ended = drive(steps, self._store, lambda: self._turn(ticket, bell))
             self._settler.add(ended, partial(self._leave, ticket), hurry=self._followed(ticket))
         except BaseException:
             self._leave(ticket)
@@ -214,11 +215,11 @@ class CasOps:
             raise Closed("this CasOps is closed; nothing was asked")
         self._engine.check_not_running()
 
-    def _turn(self, ticket: Ticket, ours: threading.Event) -> Known:
+    def _turn(self, ticket: Ticket, bell: Bell) -> Known:
         """Wait for one's turn.  Gives what is known of the documents."""
         before = self._ahead(ticket)
         for _ in range(rounds(self.options)):
-            if ours.wait(patience(self.options)) or (now := self._ahead(ticket)) == before:
+            if bell.wait(patience(self.options)) or (now := self._ahead(ticket)) == before:
                 break
             before = now
         return ticket.known
@@ -299,21 +300,30 @@ class Settler:
             thread.join(max(0.0, until - time.monotonic()))
 
     def _work(self) -> None:
-        while True:
+        try:
+            while batch := self._next():
+                self._settle(batch)
+        finally:  # whatever ended it, no memory for one: another may be hired
             with self._lock:
+                self._threads.remove(threading.current_thread())
+
+    def _next(self) -> list[Unsettled]:
+        """What to settle together; nothing when closing."""
+        with self._lock:
+            self._idle += 1
+            try:
                 self._wait_for_work()
-                if not self._waiting:
-                    return
-                several = min(len(self._waiting), self._engine.options.settle_together)
-                batch = [self._waiting.popleft() for _ in range(several)]
-                self._hurried = self._hurried and bool(self._waiting)
-                if self._waiting:
-                    self._changed.notify()  # another may have it
-            self._settle(batch)
+            finally:
+                self._idle -= 1
+            several = min(len(self._waiting), self._engine.options.settle_together)
+            batch = [self._waiting.popleft() for _ in range(several)]
+            self._hurried = self._hurried and bool(self._waiting)
+            if self._waiting:
+                self._changed.notify()  # another may have it
+            return batch
 
     def _wait_for_work(self) -> None:
         """Until there is some, and a little longer, lest each operation be settled alone; or until closing."""
-        self._idle += 1
         until = None
         while not self._closing and not self._enough():
             if not self._waiting:
@@ -325,9 +335,10 @@ class Settler:
             if now >= until:
                 break
             self._lingering += 1
-            self._changed.wait(until - now)
-            self._lingering -= 1
-        self._idle -= 1
+            try:
+                self._changed.wait(until - now)
+            finally:
+                self._lingering -= 1
 
     def _enough(self) -> bool:
         return self._hurried or len(self._waiting) >= self._engine.options.settle_together
@@ -337,6 +348,9 @@ class Settler:
             errors = drive(together([self._engine.settle(*each) for each in batch]), self._store)
         except Exception as error:  # noqa: BLE001 - settling is a courtesy; the answer was given
             errors = [error for _ in batch]
+        except BaseException as stop:  # Ctrl-C; others may have the documents all the same
+            report(batch, [stop for _ in batch])
+            raise
         report(batch, errors)
 
 

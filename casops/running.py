@@ -15,7 +15,7 @@ from typing import Final
 
 from casops.errors import UsageError
 
-__all__ = ["as_before", "check_not_running", "now_running", "running_for"]
+__all__ = ["as_before", "check_not_running", "interrupts", "now_running", "running_for"]
 
 _NOBODY: Final[list[object]] = []
 
@@ -27,6 +27,13 @@ def check_not_running(asked: object) -> None:
     """Raise UsageError if a business function runs here for `asked`, and so asks the one that it works for."""
     if any(each is asked for each in now_running()):
         raise UsageError("a business function must not ask the store it works on; it has its documents")
+
+
+def interrupts() -> UsageError:
+    """For a signal handler, or a `__del__`, that asks a store in the middle of what it does in the same thread."""
+    error = UsageError("a business function, or a signal handler, must not ask the store that it interrupts")
+    error.happened, error.retry = None, True  # should a handler raise it, into whatever it has interrupted
+    return error
 
 
 @contextmanager

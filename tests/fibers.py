@@ -110,24 +110,16 @@ async def run(do: Callable[[], Any], goes_on: Callable[[], bool]) -> Any:
 
 
 class Bell:
-    """As the lock of a _Call: it waits if nobody has rung."""
+    """As casops.bell.Bell."""
 
     def __init__(self) -> None:
-        self._rung: asyncio.Event | None = None  # None: not yet taken for the first time
+        self._rung = asyncio.Event()
 
-    def acquire(self, timeout: float = 0.0) -> bool:
-        if self._rung is None:
-            self._rung = asyncio.Event()
-        else:
-            wait_for(partial(_either, self._rung, timeout))
-            self._rung.clear()
-        return True
+    def wait(self, seconds: float) -> None:
+        wait_for(partial(_either, self._rung, seconds))
+        self._rung.clear()
 
-    def locked(self) -> bool:
-        return self._rung is not None and not self._rung.is_set()
-
-    def release(self) -> None:
-        assert self._rung is not None
+    def ring(self) -> None:
         self._rung.set()
 
 
@@ -171,16 +163,10 @@ def names_for_callers(
         def start(self) -> None:
             loop.call_soon_threadsafe(start, self._whose, self._do, context=contextvars.Context())
 
-    class Call(callers._Call[Any]):
-        def __init__(self, steps: Any) -> None:
-            super().__init__(steps)
-            self._bell = Bell()  # type: ignore[assignment]
-            self._bell.acquire()
-
     return {
-        "casops.callers._Call": Call,
+        "casops.callers.Bell": Bell,
         "casops.callers.SimpleQueue": Leads,
-        "casops.callers.threading": SimpleNamespace(Lock=threading.Lock, Thread=Thread),
+        "casops.callers.threading": SimpleNamespace(RLock=threading.RLock, Thread=Thread),
         "casops.callers.time": SimpleNamespace(monotonic=loop.time, sleep=lambda _seconds: None),
         "casops.drivers.time": SimpleNamespace(sleep=lambda seconds: wait_for(partial(asyncio.sleep, seconds))),
     }

@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -258,13 +259,13 @@ def test_what_a_function_raises_in_our_thread_is_for_its_own_caller(casops: CasO
 def test_who_is_interrupted_while_waiting_is_not_waited_for(
     casops: CasOps, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(_self: Any) -> None:
+    def interrupted(_self: Any, _seconds: float) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("casops.callers.PATIENCE", 3 * SECONDS)
     first, _ = behind_one(casops, pool, [])
     with monkeypatch.context() as patched:
-        patched.setattr(_Call, "wait", interrupted)
+        patched.setattr("casops.callers.Bell.wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
             pay(casops, 1)
     assert casops._callers is not None
@@ -287,11 +288,11 @@ def test_who_is_interrupted_while_its_group_is_at_work_stops_nobody(casops: CasO
     assert casops._callers is not None
     call = next(iter(casops._callers._calls))
 
-    def interrupted() -> None:
+    def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    call.wait = interrupted  # type: ignore[method-assign]
-    call.ring()
+    bell, call.bell = call.bell, SimpleNamespace(wait=interrupted, ring=lambda: None)  # type: ignore[assignment]
+    bell.ring()
     with pytest.raises(KeyboardInterrupt):
         gone.result(SECONDS)
     GATES["second"].set()
@@ -607,7 +608,7 @@ def test_who_goes_on_alone_is_driven_by_nobody_else(
     if not thread_is_had:
         monkeypatch.setattr("casops.callers.threading.Thread", _no_thread)
     for call in list(callers._calls):
-        call.ring()  # as if they had looked by themselves
+        call.bell.ring()  # as if they had looked by themselves
     eventually(lambda: not callers._calls)
     assert waiting[1].result(SECONDS) == 2
     assert third.wait(SECONDS)

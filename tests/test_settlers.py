@@ -157,6 +157,29 @@ def test_it_does_not_linger_for_ever() -> None:
             waited.wait(0.001)
 
 
+def test_a_settler_that_ends_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was counted as idle for ever, and whoever came later was left to it."""
+    store = Counting()
+    with CasOps(store, options=Options(settle_together=2)) as casops:
+        ended = threading.Event()
+
+        def no_memory(seconds: float | None = None) -> bool:
+            raise MemoryError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(threading, "excepthook", lambda _: ended.set())
+            patched.setattr(casops._settler._changed, "wait", no_memory)
+            casops.run(Open(account="one"), operation_id="one")
+            assert ended.wait(LONG)
+        casops.run(Open(account="two"), operation_id="two")
+        for _ in range(int(LONG * 1000)):
+            if store.settled:
+                break
+            ended.clear()
+            ended.wait(0.001)
+    assert store.settled == [2]
+
+
 async def test_a_task_does_not_linger_for_ever() -> None:
     store = AsyncCounting()
     async with AsyncCasOps(store) as casops, asyncio.timeout(LONG):

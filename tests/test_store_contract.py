@@ -11,6 +11,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -735,11 +736,12 @@ def test_no_thread_comes_between_the_looking_and_the_writing_of_a_memory_store(m
     held: list[bool] = []
 
     def look(*arguments: Any, **named: Any) -> Any:
-        held.append(store._lock.locked())
+        held.append(not other_thread.submit(store._lock.acquire, blocking=False).result())
         return decide(*arguments, **named)
 
     monkeypatch.setattr("casops.stores.memory.decide", look)
-    assert store.perform([Insert(DOC, "1"), Replace(DOC, 2, "2")]) == [Stored(2), Stored(4)]
+    with ThreadPoolExecutor(1) as other_thread:
+        assert store.perform([Insert(DOC, "1"), Replace(DOC, 2, "2")]) == [Stored(2), Stored(4)]
     assert held == [True, True]
 
 

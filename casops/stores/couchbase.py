@@ -135,7 +135,7 @@ class CouchbaseStore:
     ) -> None:
         self._shared = _Shared(where, settings)
         self._close = close
-        self._locks = {lane.place: threading.Lock() for lane in self._shared.intentions.lanes}
+        self._locks = {lane.place: threading.RLock() for lane in self._shared.intentions.lanes}
         self._threads = Threads(THREADS, "casops-couchbase")
 
     def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
@@ -174,7 +174,10 @@ class CouchbaseStore:
                 came = judge(error, reading=call.reading)
 
     def _edit(self, lane: Lane, edits: Sequence[Edit]) -> None:
-        """Until these have their replies; whoever has the lock carries out what others wait for, too."""
+        """Until these have their replies; whoever has the lock carries out what others wait for, too.
+
+        A signal handler may ask in the middle of this, in the same thread: what was taken before is none of its own.
+        """
         with self._locks[lane.place]:
             while any(edit.reply is None for edit in edits):
                 taken = lane.take()

@@ -24,6 +24,7 @@ import re
 import secrets
 from collections import deque
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 from casops.messages import (
@@ -123,9 +124,10 @@ class Lane:
         """The next edits, as many as one call can have."""
         taken: list[Edit] = []
         parts = 0
-        while self.waiting and parts + len(self.waiting[0].parts) <= MAX_PARTS:
-            taken.append(self.waiting.popleft())
-            parts += len(taken[-1].parts)
+        with suppress(IndexError):  # nothing waits, or a signal handler has just taken it
+            while parts + len(self.waiting[0].parts) <= MAX_PARTS:
+                taken.append(self.waiting.popleft())
+                parts += len(taken[-1].parts)
         return taken
 
 

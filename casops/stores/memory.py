@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 
 from casops.messages import INTENTIONS, AtOnce, Entry, Key, Mismatch, Read, Reply, Scan, Stored, StoreRequest, Version
+from casops.running import interrupts
 from casops.stores.rows import CAS_STEP, TOMBSTONES, Change, Row, Write, as_seen, check, decide, page, see, shown
 
 __all__ = ["AsyncMemoryStore", "MemoryStore"]
@@ -40,27 +41,26 @@ class MemoryStore:
         self._floor = 0
         self._rows: dict[str, dict[str, Row]] = {}  # collection -> id -> row
         self._sweep_at = SWEEP_FROM
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may ask in the middle of a request, and is refused
+        self._at_work = False
 
     def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
         """One reply for each request.  AssertionError for a bug of the caller; the requests before it are done then."""
         return [self.perform_one(request) for request in batch]
 
     def perform_one(self, request: StoreRequest) -> Reply:
-        """Carry out one request, all or nothing."""
+        """Carry out one request, all or nothing.  Raises UsageError to a signal handler that interrupts another."""
         refused = check(request)
         if refused is not None:
             return refused
         with self._lock:
-            self._now = max(self._now, self._clock())
-            if isinstance(request, Scan):
-                return self._scan(request)
-            if isinstance(request, AtOnce):
-                return self._at_once(request)
-            row = self._row(request.key)
-            if isinstance(request, Read):
-                return shown(row, self._now)
-            return self._write(request, row)
+            if self._at_work:
+                raise interrupts()
+            try:
+                self._at_work = True
+                return self._carry_out(request)
+            finally:
+                self._at_work = False
 
     def close(self) -> None:
         """Nothing to let go of; another front may go on using this store."""
@@ -104,6 +104,17 @@ class MemoryStore:
             self._now = max(self._now, self._clock())
             found = shown(self._row(key), self._now)
         return found if isinstance(found, Version) else None
+
+    def _carry_out(self, request: StoreRequest) -> Reply:
+        self._now = max(self._now, self._clock())
+        if isinstance(request, Scan):
+            return self._scan(request)
+        if isinstance(request, AtOnce):
+            return self._at_once(request)
+        row = self._row(request.key)
+        if isinstance(request, Read):
+            return shown(row, self._now)
+        return self._write(request, row)
 
     def _row(self, key: Key) -> Row | None:
         return self._rows.get(key.collection, {}).get(key.id)

@@ -47,6 +47,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from casops.errors import Closed, StoreUnavailable, UsageError
 from casops.messages import Key, Refused, Reply, StoreRequest, Unknown
+from casops.running import interrupts
 from casops.stores import TalkTo, sqlite_forks
 from casops.stores.one_at_a_time import OneAtATime
 from casops.stores.rows import TOMBSTONES
@@ -210,9 +211,7 @@ class SqliteStore:
 
     def _check_not_writing(self) -> None:
         if self._writing.mine:  # it would wait for itself
-            error = UsageError("a business function, or a signal handler, must not ask the store that it interrupts")
-            error.happened, error.retry = None, True  # should a handler raise it, into whatever it has interrupted
-            raise error
+            raise interrupts()
 
     def _check_open(self) -> None:
         if self._closed:
