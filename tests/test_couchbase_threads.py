@@ -72,22 +72,38 @@ def test_what_nobody_has_begun_is_done_by_who_waits_for_it() -> None:
 
 
 def test_a_signal_handler_may_close_while_a_thread_is_being_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It waited for a lock that its own thread held; and what is queued after the end is done by nobody else."""
+    """It waited for a lock that its own thread held.
+
+    Then for a thread that waited for its end, which the one that was being started had taken.
+    """
     threads = Threads(4, NAME)
-    threads.together([lambda: None] * 2)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def busy() -> None:
+        begun.set()
+        assert go_on.wait(LONG)
+
+    def later(meanwhile: threading.Thread) -> None:
+        meanwhile.join(LONG)
+        go_on.set()
+
     start = threading.Thread.start
 
     def interrupted(thread: threading.Thread) -> None:
         start(thread)
         if thread.name.startswith(NAME):
+            start(threading.Thread(target=later, args=(thread,), daemon=True))
             threads.close()
 
+    before = threading.Thread(target=lambda: threads.together([lambda: None, busy]), daemon=True)
+    before.start()
+    assert begun.wait(LONG)
     told: list[int] = []
+    asking = threading.Thread(
+        target=lambda: told.extend(threads.together([partial(int, each) for each in range(4)])), daemon=True
+    )
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", interrupted)
-        asking = threading.Thread(
-            target=lambda: told.extend(threads.together([partial(int, each) for each in range(4)])), daemon=True
-        )
         start(asking)
         asking.join(LONG)
     assert told == [0, 1, 2, 3]

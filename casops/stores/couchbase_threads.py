@@ -128,8 +128,7 @@ class _Work:
                 except RuntimeError:  # this process may have no more threads
                     break
                 self.threads.append(thread)
-                if self.closed:  # meanwhile, by a signal handler that did not know of this one
-                    self.queue.put(None)
+                if self.closed:  # meanwhile, by a signal handler
                     break
 
 
@@ -138,7 +137,8 @@ def _serve(work: _Work) -> None:
         work.idle.put(None)
         job = work.queue.get()
         work.idle.get()
-        if job is None:
+        if job is None:  # the end, for all: also for one that close did not know of yet and that was first to take it
+            work.queue.put(None)
             return
         job.do_one()
         del job  # or the last one would be kept for as long as there is nothing else to do
@@ -149,8 +149,7 @@ def _stop(work: _Work) -> None:
         return  # after a fork the threads are the parent's, and so may the lock be
     with work.lock:
         work.closed = True
-        for _ in work.threads:
-            work.queue.put(None)
+        work.queue.put(None)
     for thread in work.threads:
         if thread is not threading.current_thread():
             thread.join()
