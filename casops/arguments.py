@@ -26,6 +26,7 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, RootModel
 
 from casops.errors import UsageError, text_of
+from casops.interruptions import raise_interruption
 from casops.operations import Operation
 from casops.sameness import KINDS, PLAIN, SEQUENCES, SETS, difference, members_of
 
@@ -77,20 +78,9 @@ def fingerprint_of(operation: Operation[Any]) -> str:
         raise _not_json(operation, error) from None
 
 
-# What may befall a process at any line, and says nothing of the arguments, nor of what an earlier call did.  pydantic
-# hides even these in an error of its own that has their names in its text only.
-_BEFALLS: Final = ("KeyboardInterrupt", "SystemExit", "MemoryError")
-
-
 def _not_json(operation: Operation[Any], error: Exception) -> UsageError:
+    raise_interruption(error)
     why = " ".join(text_of(error).split())
-    if any(name in why or name == type(error).__name__ for name in _BEFALLS):
-        name = type(operation).__name__
-        broken_off = UsageError(
-            f"writing the arguments of {name} was broken off: {why:.300}; ask again with the same id"
-        )
-        broken_off.happened, broken_off.retry = None, True
-        return broken_off
     return UsageError(f"the arguments of {type(operation).__name__} do not survive JSON: {why:.300}; nothing happened")
 
 

@@ -25,6 +25,7 @@ from casops.errors import (
     shown,
     text_of,
 )
+from casops.interruptions import raise_interruption
 from casops.messages import Key
 from casops.operations import Operation, result_adapter
 from casops.protocol.limits import MAX_DOCUMENTS, MAX_RESULT
@@ -117,6 +118,7 @@ class OperationWork(Generic[R]):
                 from_json(_recorded([refusal.code, details]))  # half of a surrogate pair is found out only here
                 return Refused(refusal.code, details, documents.looked_at)
             except Exception as error:  # noqa: BLE001 - of pydantic, of the application's own code
+                raise_interruption(error)
                 return self._failed(
                     UsageError(f"the details of {refusal} are not JSON: {text_of(error)}"), True, documents
                 )

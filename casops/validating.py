@@ -17,6 +17,7 @@ from pydantic import AliasChoices, AliasPath, BaseModel, RootModel, TypeAdapter,
 from pydantic.fields import FieldInfo
 
 from casops.errors import shown, text_of
+from casops.interruptions import raise_interruption
 from casops.sameness import KINDS, SEQUENCES, SETS, members_of
 
 __all__ = ["misfit", "validated"]
@@ -57,7 +58,11 @@ def _reads(model: BaseModel, field: FieldInfo, called: str, name: str) -> bool:
 
 
 def misfit(error: Exception) -> str:
-    """One line about what a model does not take; its own validators may have raised anything."""
+    """One line about what a model does not take; its own validators may have raised anything.
+
+    Raises what says nothing of it, see raise_interruption.
+    """
+    raise_interruption(error)
     if not isinstance(error, ValidationError):
         return text_of(error)
     first = error.errors(include_url=False)[0]

@@ -7,41 +7,69 @@ import threading
 from typing import Any
 
 import pytest
-from pydantic import Field, field_serializer
+from pydantic import BaseModel, field_serializer
 
-from casops import CasOps, Documents, Operation, Ref, UsageError
+from casops import CasOps, Declined, Document, Documents, Operation, Ref
 from casops.client import Client
 from casops.threads import Threads
-from tests.bank import Account
+from tests.conftest import QUICK
 
 
-@pytest.mark.parametrize("befalls", [KeyboardInterrupt, SystemExit, MemoryError])
-def test_what_befalls_the_writing_of_arguments_says_nothing_of_what_an_earlier_call_did(
-    befalls: type[BaseException],
-) -> None:
-    trouble: list[BaseException] = []
+class Noted(BaseModel):
+    note: str
 
-    class Add(Operation[int]):
-        account: Ref[Account]
-        note: str = Field(default="")
+    @field_serializer("note")
+    def written(self, note: str) -> str:
+        if note == NOTE and TROUBLE:
+            raise TROUBLE.pop()
+        return note
 
-        def apply(self, documents: Documents) -> int:
-            return 1
 
-        @field_serializer("note")
-        def written(self, note: str) -> str:
-            if trouble:
-                raise trouble.pop()
-            return note
+class Book(Document, collection="books"):
+    last: Noted
 
-    with CasOps.open("memory://") as casops:
-        operation = Add(account="a", note="n")
-        assert casops.run(operation, operation_id="i") == 1
-        trouble.append(befalls())
-        with pytest.raises(UsageError, match=f"broken off: .*{befalls.__name__}") as told:
+
+class Write(Operation[Noted | None]):
+    """Its arguments, its document, its result and the details of its refusal have the note."""
+
+    book: Ref[Book]
+    argument: Noted
+    kept: str = ""
+    result: str = ""
+    detail: str = ""
+
+    def apply(self, documents: Documents) -> Noted | None:
+        if self.detail != "":
+            raise Declined("no", detail=Noted(note=self.detail))
+        documents.create(self.book, Book(last=Noted(note=self.kept)))
+        return Noted(note=self.result)
+
+
+NOTE = "it comes when this is written"
+TROUBLE: list[BaseException] = []
+
+
+@pytest.mark.parametrize("where", ["argument", "kept", "result", "detail"])
+@pytest.mark.parametrize("befalls", [KeyboardInterrupt(), SystemExit(3), SystemExit(), MemoryError()], ids=repr)
+def test_what_befalls_the_writing_of_a_model_is_told_as_what_it_is(befalls: BaseException, where: str) -> None:
+    """It was told as an error of the model, and of arguments that nothing had happened, whatever had before."""
+    notes: dict[str, Any] = {where: Noted(note=NOTE) if where == "argument" else NOTE}
+    operation = Write(**{"book": "b", "argument": Noted(note=""), **notes})
+    with CasOps.open("memory://", options=QUICK) as casops:
+        TROUBLE[:] = [befalls]
+        with pytest.raises(type(befalls)) as told:
             casops.run(operation, operation_id="i")
-        assert (told.value.happened, told.value.retry) == (None, True)
-        assert casops.run(operation, operation_id="i") == 1
+        assert TROUBLE == []
+        if isinstance(befalls, SystemExit):
+            assert isinstance(told.value, SystemExit)
+            assert told.value.code == befalls.code
+        assert casops.execute(operation, operation_id="i").status == ("declined" if where == "detail" else "applied")
+        TROUBLE[:] = [befalls]
+        if where == "argument":
+            with pytest.raises(type(befalls)):
+                casops.run(operation, operation_id="i")
+            assert casops.execute(operation, operation_id="i").replayed
+    TROUBLE.clear()
 
 
 def test_a_job_that_is_broken_off_leaves_its_thread_to_the_others() -> None:
