@@ -21,15 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from casops import CasOps, Documents, Operation, Outcome, Ref, StoreUnavailable
+from casops import CasOps, Documents, Operation, Options, Outcome, Ref, StoreUnavailable
 from casops.messages import Refused, Reply, StoreRequest
 from casops.stores import Store
 from casops.stores.opening import open_store
 from examples.balance_transfer import cli
 from examples.balance_transfer.chaos import Verdict
 from examples.balance_transfer.checking import Check, Evidence
-from examples.balance_transfer.model import Account, OpenAccount, Transfer, open_bank, opening_id
+from examples.balance_transfer.model import Account, Money, OpenAccount, Transfer, open_bank, opening_id
 from examples.balance_transfer.worker import Job, ask
 
 ROOT = Path(__file__).parents[1]
@@ -205,15 +206,50 @@ def test_an_id_that_was_used_for_another_payment_is_told_and_changes_nothing(tmp
         assert casops.read(Account.ref("a")) == Account(balance=Decimal("495.00"))
 
 
-def test_a_payment_to_oneself_is_declined(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["1_000", " 5 ", "1e2", "٥", "+5", "nan", "5.", ".5", "1.234", ""])
+def test_text_that_only_python_would_take_for_money_is_none(text: str) -> None:
+    with pytest.raises(ValidationError, match="amount"):
+        Transfer.model_validate({"source": "a", "target": "b", "amount": text})
+
+
+def test_a_payment_to_oneself_is_declined_and_told(tmp_path: Path) -> None:
     done = run("import", write(tmp_path, "p1,a,a,1.00"), "--store", "sqlite:///bank.db", cwd=tmp_path)
-    assert (done.status, done.count("declined")) == (0, 1)
+    assert (done.status, done.count("declined")) == (1, 1)
+    assert done.err == 'p1: declined: ["same_account",{}]\n'
     with bank(tmp_path) as casops:
         outcome = casops.outcome("p1")
         assert isinstance(outcome, Outcome)
         assert outcome.refusal is not None
         assert outcome.refusal.code == "same_account"
         assert casops.read(Account.ref("a")) == Account(balance=OPENING)
+
+
+def test_a_payment_that_was_cancelled_is_told(tmp_path: Path) -> None:
+    with bank(tmp_path) as casops:
+        casops.cancel("p1")
+    done = run("import", write(tmp_path, "p1,a,b,1.00"), "--store", "sqlite:///bank.db", cwd=tmp_path)
+    assert (done.status, done.count("cancelled")) == (1, 1)
+    assert done.err.startswith("p1: cancelled: ")
+
+
+class Odd(Operation[int], name="Transfer"):
+    """Recorded as if it were a transfer of another time, when receipts were numbers."""
+
+    source: Ref[Account]
+    target: Ref[Account]
+    amount: Money
+
+    def apply(self, documents: Documents) -> int:
+        return 1
+
+
+def test_a_receipt_that_can_no_longer_be_read_keeps_no_other_payment_back(tmp_path: Path) -> None:
+    with CasOps.open(f"sqlite:///{tmp_path / 'bank.db'}", options=Options(retention=0)) as casops:
+        casops.run(Odd(source="a", target="b", amount="1.00"), operation_id="p1")
+    file = write(tmp_path, "p1,a,b,1.00", "p2,a,b,2.00")
+    done = run("import", file, "--store", "sqlite:///bank.db", cwd=tmp_path)
+    assert (done.status, done.count("impossible"), done.count("applied")) == (1, 1, 1)
+    assert done.err.startswith("p1: impossible: it happened, but its stored result does not fit its type any more")
 
 
 def test_a_file_without_payments(tmp_path: Path) -> None:
@@ -320,6 +356,14 @@ def test_ctrl_c_stops_all_and_importing_again_continues(tmp_path: Path) -> None:
     assert the_books(tmp_path, file).total() == 1500
 
 
+def test_a_sign_to_end_is_the_same_as_ctrl_c(tmp_path: Path) -> None:
+    started = start(tmp_path, many(tmp_path, 1500))
+    started.terminate()
+    out, err = started.communicate(timeout=30)
+    assert (started.returncode, err) == (130, f"interrupted. {cli.AGAIN}\n")
+    assert 0 < Ran(130, out, err).count("applied") < 1500
+
+
 def test_no_worker_hears_ctrl_c_however_early(tmp_path: Path) -> None:
     started = start(tmp_path, many(tmp_path, 1500))
     try:
@@ -354,7 +398,7 @@ def test_whoever_listens_no_more_loses_no_payment(tmp_path: Path) -> None:
     started.stdout.close()
     _, err = started.communicate(timeout=30)  # the pipe ends when the last worker has
     assert started.returncode == 1
-    assert "Traceback" not in err
+    assert err == f"error: [Errno 32] Broken pipe. {cli.AGAIN}\n"
     assert run("import", file, "--store", "sqlite:///bank.db", cwd=tmp_path).status == 0
     assert the_books(tmp_path, file).total() == 400
 
@@ -545,6 +589,21 @@ def test_chaos_in_a_store_of_ones_own_which_must_be_new(tmp_path: Path) -> None:
     again = run(*arguments, cwd=tmp_path)
     assert (again.status, again.out) == (2, "")
     assert "chaos needs a new one" in again.err
+
+
+def test_a_store_that_goes_away_in_the_middle_of_chaos_is_no_chaos_that_could_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def away(*_: object) -> None:
+        raise StoreUnavailable("the cable is cut")
+
+    monkeypatch.setattr("examples.balance_transfer.chaos.sweep", away)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    file = write(tmp_path, "p1,a,b,1.00")
+    assert cli.main(["chaos", str(file), "--kills", "0"]) == 1
+    assert "stopped: the cable is cut" in capfd.readouterr().err
+    monkeypatch.setattr("examples.balance_transfer.chaos.balances", away)
+    assert cli.main(["chaos", str(file), "--kills", "0"]) == 2
 
 
 def test_when_a_check_fails_it_is_said_and_the_store_is_kept(

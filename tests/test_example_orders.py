@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from examples.balance_transfer.make_sample import write_sample
-from examples.balance_transfer.orders import BadFile, Orders, Payment, parse_amount, parse_orders, shown
+from examples.balance_transfer.orders import (
+    BadFile,
+    Orders,
+    Payment,
+    _rows,
+    parse_amount,
+    parse_orders,
+    read_orders,
+    shown,
+)
 
 SAMPLE = Path(__file__).parents[1] / "examples" / "balance_transfer" / "sample.csv"
 HEADER = b"payment_id,source,target,amount\n"
@@ -113,6 +123,12 @@ def test_without_its_header_a_file_is_refused_as_a_whole(data: bytes, found: str
     assert str(raised.value).isprintable()
 
 
+def test_a_file_that_does_not_fit_in_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("examples.balance_transfer.orders.MAX_FILE_BYTES", 1 << 20)
+    with pytest.raises(BadFile, match="more than 1 MiB; make several"):
+        read_orders(Path("/dev/zero"))
+
+
 def test_a_file_without_rows() -> None:
     assert parse_orders(HEADER) == Orders((), (), 0)
 
@@ -190,6 +206,20 @@ def test_a_stray_quotation_mark_does_not_swallow_the_rest_of_the_file() -> None:
     parsed = orders(b'p1,"a,b,1', b"p2,a,b,1", b'p3,"a",b,1')
     assert ids(parsed) == ["p2", "p3"]
     assert list(problems(parsed)) == [2]
+
+
+def test_stray_quotation_marks_are_looked_for_in_the_lines_that_follow_only() -> None:
+    looked_at = 0
+
+    class Lines(list[bytes]):
+        def __iter__(self) -> Iterator[bytes]:
+            nonlocal looked_at
+            for each in super().__iter__():
+                looked_at += 1
+                yield each
+
+    found = list(_rows(Lines([b'a,"b'] * 1000)))
+    assert (len(found), looked_at) == (1000, 0)
 
 
 def test_every_row_is_accounted_for() -> None:

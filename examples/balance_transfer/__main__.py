@@ -4,8 +4,10 @@ Must not be in here: anything else.  Every worker process imports this file agai
 """
 
 if __name__ == "__main__":
+    import signal
     import sys
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended, as after Ctrl-C
     try:
         from examples.balance_transfer.cli import main
 

@@ -45,6 +45,8 @@ class NotEmpty(Exception):
 class Ordeal:
     """What was done to the import."""
 
+    begun: bool = False
+    """From now on something may have been written."""
     jobs: list[Job] = field(default_factory=list[Job])
     kills: dict[int, float] = field(default_factory=dict[int, float])
     twice: int = 0
@@ -89,7 +91,7 @@ def run_chaos(
         if any(balance is not None for _, balance in balances(casops, orders.accounts)):
             raise NotEmpty("this store has some of these accounts already; chaos needs a new one to prove anything")
         answers: defaultdict[str, list[Answer]] = defaultdict(list)
-        ordeal.answers = answers
+        ordeal.answers, ordeal.begun = answers, True
         with Pool(url, workers, ordeal.kills) as pool:
             try:
                 open_accounts(casops, pool, orders.payers, opening_balance, watcher, ordeal.tally)

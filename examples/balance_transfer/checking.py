@@ -16,7 +16,7 @@ from typing import Any
 
 from casops import CasOps, Outcome
 from examples.balance_transfer.importing import balances
-from examples.balance_transfer.model import Receipt, opening_id
+from examples.balance_transfer.model import INSUFFICIENT_FUNDS, Receipt, opening_id
 from examples.balance_transfer.orders import Orders, Payment
 
 ZERO = Decimal(0)
@@ -114,7 +114,7 @@ def _wrong_refusals(evidence: Evidence, payments: Sequence[Payment]) -> Iterator
         if payment.source == payment.target:
             justified = refusal.code == "same_account"
         else:
-            justified = refusal.code == "insufficient_funds" and Decimal(refusal.details["balance"]) < payment.amount
+            justified = refusal.code == INSUFFICIENT_FUNDS and Decimal(refusal.details["balance"]) < payment.amount
         if not justified:
             yield f"{payment.payment_id} over {payment.amount} was {refusal}"
 

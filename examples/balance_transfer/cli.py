@@ -37,7 +37,8 @@ STATUSES = """\
 exit status:
   0    done; payments that were declined for lack of money are done, too
   1    the rest is done, but something wants to be looked at: rows left out,
-       payments unfinished, sums that differ, a check that failed, an unknown id
+       payments unfinished, cancelled or declined for another reason, sums that
+       differ, a check that failed, an unknown id
   2    could not be started, and nothing was changed: arguments, file, store
   130  interrupted; importing the same file again continues
 """
@@ -111,7 +112,9 @@ def _chaos(arguments: argparse.Namespace, screen: Console) -> int:
             verdict = run_chaos(_shared(store), arguments.workers, orders, arguments.opening, ordeal, bar)
         show_verdict(screen, orders, ordeal, verdict)
         good = verdict.good
-    except Stopped as error:
+    except (Stopped, CasOpsError) as error:
+        if not ordeal.begun:
+            raise
         complain(f"stopped: {error}")
     except (KeyboardInterrupt, NotEmpty):
         good = True  # nothing to look at

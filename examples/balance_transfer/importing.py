@@ -16,7 +16,7 @@ from decimal import Decimal
 from typing import Any, Protocol
 
 from casops import CasOps, Contended, Outcome, Pending
-from examples.balance_transfer.model import Account, OpenAccount, Transfer, opening_id
+from examples.balance_transfer.model import INSUFFICIENT_FUNDS, Account, OpenAccount, Transfer, opening_id
 from examples.balance_transfer.orders import Orders, Payment
 from examples.balance_transfer.pool import Pool, Stopped
 from examples.balance_transfer.worker import Answer, Job
@@ -118,7 +118,7 @@ def open_accounts(
     failed = 0
     for job, answer in _answers(pool, opening_jobs(missing, balance), watcher, tally):
         if answer.status == "applied":
-            tally.opened += 1
+            tally.opened += not answer.replayed
         elif answer.status != "declined":  # declined: somebody has made a payment to it meanwhile
             failed += 1
             tally.complaints.append(f"{job.operation_id}: {answer.status}: {answer.text}")
@@ -141,7 +141,7 @@ def _answers(pool: Pool, jobs: Sequence[Job], watcher: Watcher, tally: Tally) ->
         watcher.advance()
         tally.asked_again = pool.asked_again
         if answer.stop:
-            raise Stopped(answer.text)
+            raise Stopped(f"{job.operation_id}: {answer.text}")
         tally.taken_over += answer.taken_over
         yield job, answer
 
@@ -149,5 +149,6 @@ def _answers(pool: Pool, jobs: Sequence[Job], watcher: Watcher, tally: Tally) ->
 def _count(tally: Tally, job: Job, answer: Answer) -> None:
     replayed = answer.replayed and answer.status != "cancelled"
     tally.counts["replayed" if replayed else answer.status] += 1
-    if answer.status in ("unfinished", "impossible"):
+    # Lack of money is what an import must expect; whoever sent the rest of these should hear of it.
+    if answer.status != "applied" and answer.refusal != INSUFFICIENT_FUNDS:
         tally.complaints.append(f"{job.operation_id}: {answer.status}: {answer.text}")

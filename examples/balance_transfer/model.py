@@ -6,6 +6,7 @@ times before it counts).
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -14,11 +15,17 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from casops import CasOps, Declined, Document, Documents, Operation, Options, Ref
 
 CENT = Decimal("0.01")
+INSUFFICIENT_FUNDS = "insufficient_funds"
+
+_PLAIN = re.compile(r"-?[0-9]+(?:\.[0-9]{1,2})?")
 
 
-def _not_a_float(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     if isinstance(value, float):
         raise ValueError("money is a Decimal or its text; a float has lost cents before it gets here")
+    # Decimal() takes 1_000, ' 5 ', 1e2 and digits of other scripts; whoever writes these may mean something else.
+    if isinstance(value, str) and not _PLAIN.fullmatch(value):
+        raise ValueError("money in text looks like 12.50")
     return value
 
 
@@ -29,7 +36,7 @@ def _to_the_cent(value: Decimal) -> Decimal:
 
 
 Money = Annotated[
-    Decimal, Field(max_digits=20, decimal_places=2), BeforeValidator(_not_a_float), AfterValidator(_to_the_cent)
+    Decimal, Field(max_digits=20, decimal_places=2), BeforeValidator(_plain), AfterValidator(_to_the_cent)
 ]
 
 
@@ -79,7 +86,7 @@ class Transfer(Operation[Receipt]):
         # would be remembered for ever, though the account may be opened a moment later.
         source = documents[self.source]
         if source.balance < self.amount:
-            raise Declined("insufficient_funds", balance=source.balance)
+            raise Declined(INSUFFICIENT_FUNDS, balance=source.balance)
         target = documents.get(self.target)
         if target is None:
             target = documents.create(self.target, Account(balance=Decimal(0)))

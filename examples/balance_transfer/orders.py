@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import islice
 from pathlib import Path
 
 COLUMNS = ("payment_id", "source", "target", "amount")
@@ -25,6 +24,8 @@ RESERVED = "open-"
 MAX_WHOLE_DIGITS = 12
 # A line longer than this is no payment; parsing it would only cost memory.
 MAX_LINE_BYTES = 10_000
+# All of it is kept in memory, some ten times as large.  Whoever has more payments has more files.
+MAX_FILE_BYTES = 256 * 1024 * 1024
 
 _AMOUNT = re.compile(r"[0-9]*(?:\.[0-9]{1,2})?")
 
@@ -65,8 +66,12 @@ class Orders:
 
 
 def read_orders(path: Path) -> Orders:
-    """Raises BadFile, or OSError if the file cannot be read."""
-    return parse_orders(path.read_bytes())
+    """Raises BadFile if it is too large or has no proper header, OSError if it cannot be read."""
+    with path.open("rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise BadFile(f"it has more than {MAX_FILE_BYTES >> 20} MiB; make several of it, each with the first line")
+    return parse_orders(data)
 
 
 def parse_orders(data: bytes) -> Orders:
@@ -159,9 +164,9 @@ def _quoted_lines(lines: list[bytes], start: int) -> int:
 
     def texts() -> Iterator[str]:
         nonlocal taken
-        for line in islice(lines, start, None):
+        for index in range(start, len(lines)):  # islice would count up to the start each time
             taken += 1
-            yield line.decode(errors="replace") + "\n"
+            yield lines[index].decode(errors="replace") + "\n"
 
     try:
         next(csv.reader(texts(), strict=True))

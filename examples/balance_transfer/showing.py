@@ -7,6 +7,8 @@ Must not be in here: deciding anything, exit statuses, the time line of one paym
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from decimal import Decimal
 from io import TextIOWrapper
@@ -27,13 +29,19 @@ FAULTS_SHOWN = 5
 STEPS = 10
 
 
+class _Screen(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads any more: not the silent exit that rich makes of it, or nobody would know what was done."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 def console() -> Console:
     # What is printed comes from files and stores: no markup, no :emoji:, no guesses at colours, and names that the
     # terminal has no letters for.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    return Console(markup=False, emoji=False, highlight=False)
+    return _Screen(markup=False, emoji=False, highlight=False)
 
 
 def complain(text: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic_core import to_json
 
-from casops import CasOps, CasOpsError, InvariantViolation, Operation, Outcome, OutcomeUnknown, StoreUnavailable
+from casops import CasOps, CasOpsError, Operation, Outcome, OutcomeUnknown, StoreUnavailable
 from examples.balance_transfer.model import open_bank
 
 T = TypeVar("T")
@@ -50,8 +50,10 @@ class Answer:
     text: str
     replayed: bool = False
     taken_over: bool = False
+    refusal: str | None = None
+    """The code of the refusal."""
     stop: bool = False
-    """It is no use to go on with other jobs now: the store is away, or something in it is wrong."""
+    """It is no use to go on with other jobs now: the store is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def ask(casops: CasOps, job: Job) -> Answer:
     """Ask until there is an answer, a few times at most."""
     try:
         return answer(_patiently(lambda: casops.execute(job.operation, operation_id=job.operation_id)))
-    except (StoreUnavailable, OutcomeUnknown, InvariantViolation) as error:
+    except (StoreUnavailable, OutcomeUnknown) as error:
         return Answer("unfinished", error.message, stop=True)
     except CasOpsError as error:
         return Answer("unfinished" if error.retry else "impossible", error.message)
@@ -116,4 +118,10 @@ def answer(outcome: Outcome[Any]) -> Answer:
     refusal = outcome.refusal
     content = [refusal.code, dict(refusal.details)] if refusal else outcome.value
     text = to_json(content).decode()
-    return Answer(outcome.status, text, replayed=outcome.replayed, taken_over=outcome.taken_over)
+    return Answer(
+        outcome.status,
+        text,
+        replayed=outcome.replayed,
+        taken_over=outcome.taken_over,
+        refusal=refusal.code if refusal else None,
+    )
