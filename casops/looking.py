@@ -28,22 +28,19 @@ COMMANDS = ("outcome", "pending")
 
 
 def look(argv: Sequence[str]) -> int:
-    """Print a line of JSON for each operation.  The exit status: 0 told, 1 could not be, 2 wrong use."""
+    """Print a line of JSON for each operation.  The exit status: 0 told, 1 could not be, 2 wrong use.
+
+    Raises OSError where the output takes no more.
+    """
     arguments = _parser().parse_args(argv)
     try:
         with _opened(arguments.url) as casops:
             told = [_outcome(casops, arguments.id)] if arguments.command == "outcome" else _pending(casops)
         for each in told:
             sys.stdout.write(json.dumps(each) + "\n")
-        sys.stdout.flush()
     except CasOpsError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2 if isinstance(error, UsageError) else 1
-    except OSError as error:  # of the output: a full disk, or whoever reads has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try again at its end
-        if not isinstance(error, BrokenPipeError):
-            sys.stderr.write(f"error: what there is to tell could not be written: {error}\n")
-        return 1
     except KeyboardInterrupt:
         return 130
     return 0

@@ -207,6 +207,10 @@ def test_the_pytest_plugin(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "--strict-markers", "-p", "no:cacheprovider", "test_it.py"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert "2 passed" in run.stdout, run.stdout + run.stderr
+    (tmp_path / "test_it.py").write_text(PLUGIN_TEST.replace("nodes=3", "3").replace('3, bucket="shop"', "3"))
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert "1 passed, 1 error" in run.stdout, run.stdout + run.stderr
+    assert "couchbase_server takes its arguments by name" in run.stdout
 
 
 def test_the_server_needs_neither_the_sdk_nor_pytest() -> None:

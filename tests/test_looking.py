@@ -127,13 +127,26 @@ def test_whoever_reads_no_more_gets_no_traceback(url: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
-def test_a_full_disk_is_told(url: str) -> None:
+@pytest.mark.parametrize("arguments", [["outcome", "{url}", "paid"], ["--version"], ["--help"]])
+def test_a_full_disk_is_told(url: str, arguments: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-m", "casops", "outcome", url, "paid"]
+        command = [sys.executable, "-m", "casops", *[each.format(url=url) for each in arguments]]
         ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert ran.returncode == 1
     assert ran.stderr.startswith("error: what there is to tell could not be written: ")
     assert ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", ["outcome {url} paid", "--version", "--help", "", "outcome {url}"])
+def test_streams_that_were_closed_before_are_no_fault(url: str, arguments: str) -> None:
+    """An error of the first would be found only where the second is open."""
+    said = f"'{sys.executable}' -m casops {arguments.format(url=url)}"
+    closed, open_ = (
+        subprocess.run(["/bin/sh", "-c", said + how], capture_output=True, text=True, timeout=60, check=False)
+        for how in (" >&- 2>&-", " >&-")
+    )
+    assert "Traceback" not in open_.stderr
+    assert closed.returncode == open_.returncode == (0 if arguments.endswith(("paid", "n", "help")) else 2)
 
 
 def test_the_lines_of_the_readme(url: str, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from casops.testing.explorer import Explorer
 from casops.testing.frozen import frozen
 from casops.testing.programs import Move, Put, model_of
 from casops.testing.simulator import live
-from casops.testing.soaking import soak
+from casops.testing.soaking import Soak, soak
 from tests.mutants.listed import KEPT_SEEDS
 
 
@@ -71,6 +73,17 @@ def test_a_short_soak(tmp_path: Path) -> None:
     assert tally.operations > 0
 
 
+def test_a_worker_of_a_soak_that_hangs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(_: Soak) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", "import time; time.sleep(60)"]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    monkeypatch.setattr(Soak, "_start", hang)
+    monkeypatch.setattr("casops.testing.soaking.HANGING", 0.2)
+    tally = soak(minutes=0.1, store=None, seed=3, workers=1, say=print)
+    assert "with 'nothing', None" in tally.violations[0]
+
+
 def test_the_commands_say_what_they_did(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "--seeds", "20", "--jobs", "1"]) == 0
     assert "20 worlds" in capsys.readouterr().out
@@ -79,6 +92,28 @@ def test_the_commands_say_what_they_did(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["explore", "--case", "a reader", "--jobs", "1"]) == 0
     assert "1 cases" in capsys.readouterr().out
     assert main(["explore", "--case", "no such case"]) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "simulate --seeds 0",
+        "simulate --seeds=-5",
+        "simulate --seeds x",
+        "simulate --jobs 0",
+        "explore --jobs 0",
+        "soak --minutes 0",
+        "soak --minutes=-1",
+        "soak --minutes nan",
+        "soak --minutes inf",
+        "soak --minutes x",
+        "soak --workers 0",
+    ],
+)
+def test_a_proof_of_nothing_is_none(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments.split())
+    assert "needed" in capsys.readouterr().err
 
 
 # --- the checkers can fail --------------------------------------------------------------------

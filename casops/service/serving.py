@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import inspect
 import sys
 from collections.abc import Sequence
 from typing import cast
@@ -67,10 +68,16 @@ class Prompt(H11Protocol):
 
 
 def serve(argv: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or Ctrl-C, then finish what is in flight.  Gives the exit status."""
+    """Serve until SIGTERM or Ctrl-C, then finish what is in flight.
+
+    Gives the exit status: 0 stopped when asked to, 1 could not serve, 2 wrong use, 130 Ctrl-C twice.
+    """
     arguments = _parser().parse_args(argv)
     if arguments.app_dir:
         sys.path.insert(0, arguments.app_dir)
+    if arguments.app.startswith("."):
+        sys.stderr.write(f"error: {arguments.app} is no MODULE:APP; where MODULE lies is told with --app-dir\n")
+        return 2
     try:
         application = import_from_string(arguments.app)
     except ImportFromStringError as error:
@@ -79,7 +86,7 @@ def serve(argv: Sequence[str] | None = None) -> int:
     except CasOpsError as error:  # it opens its store while it is imported
         sys.stderr.write(f"error: {arguments.app}: {error}\n")
         return 2
-    if not callable(application):
+    if not _takes_requests(application):
         sys.stderr.write(f"error: {arguments.app} is no application, such as create_app(…) gives\n")
         return 2
     config = uvicorn.Config(
@@ -100,7 +107,20 @@ def serve(argv: Sequence[str] | None = None) -> int:
         server.run()
     except KeyboardInterrupt:
         return 130
+    except SystemExit:  # uvicorn has said why; it numbers its failures now and then anew
+        return 1
     return 0 if server.started else 1
+
+
+def _takes_requests(application: object) -> bool:
+    """Whether it can be called as ASGI 3 applications are."""
+    if not callable(application):
+        return False
+    try:
+        inspect.signature(application).bind("scope", "receive", "send")
+    except (TypeError, ValueError):  # ValueError: it is written in C and has no signature
+        return False
+    return True
 
 
 def _parser() -> argparse.ArgumentParser:

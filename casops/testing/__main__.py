@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ from casops.testing.soaking import soak, told
 
 # Worlds handed to a process at a time: long enough to be worth a message, short enough to share evenly.
 CHUNK = 500
+
+# A month; a soak that is to run for longer was not meant.
+MOST_MINUTES = 43_200
 
 
 def say(line: str = "") -> None:
@@ -101,22 +105,38 @@ def replay(seed: int) -> int:
     return 1 if lived.violation else 0
 
 
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"a number of at least 1 is needed, not {text!r}")
+    return int(text)
+
+
+def minutes(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= MOST_MINUTES:
+        raise argparse.ArgumentTypeError(f"minutes are needed, at most {MOST_MINUTES}, not {text!r}")
+    return number
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m casops.testing", description="The proof of casops, as commands.")
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("explore", help="all schedules of the small cases")
     one.add_argument("--case", default="", help="only cases with this in their name")
     one.add_argument("--short", action="store_true", help="without those that take minutes each")
-    one.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
+    one.add_argument("--jobs", type=positive, default=2, help="processes (default 2)")
     two = commands.add_parser("simulate", help="many seeded worlds")
-    two.add_argument("--seeds", type=int, default=1_000, help="how many worlds (default 1000)")
+    two.add_argument("--seeds", type=positive, default=1_000, help="how many worlds (default 1000)")
     two.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
     two.add_argument("--seed", type=int, help="one world only, with its trace")
-    two.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
+    two.add_argument("--jobs", type=positive, default=2, help="processes (default 2)")
     three = commands.add_parser("soak", help="real processes, killed with SIGKILL")
-    three.add_argument("--minutes", type=float, default=1.0)
+    three.add_argument("--minutes", type=minutes, default=1.0)
     three.add_argument("--seed", type=int, default=1)
-    three.add_argument("--workers", type=int, default=3)
+    three.add_argument("--workers", type=positive, default=3)
     three.add_argument("--store", help="URL of a store (default: an SQLite file of its own)")
     four = commands.add_parser("couchbase", help="the test double of a Couchbase data service")
     standalone.add_arguments(four)

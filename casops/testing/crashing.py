@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import json
 import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -34,10 +35,11 @@ from casops.testing.telling import tell_reply, tell_request
 from casops.testing.worker import SimulatedClock, Worker
 
 R = TypeVar("R")
-Check: TypeAlias = Callable[[Documents, Outcome[R]], object]
+Check: TypeAlias = Callable[[Documents, Outcome[R]], bool | None]
 Trouble: TypeAlias = Callable[[Any], None]  # befalls a _World
 
 OPERATION_ID = "the-operation"
+ADDRESS = re.compile(r"\b0x[0-9a-f]+\b")  # of an object in what an error tells: never the same twice
 ORDERS = 20  # of two workers at once; more find no more in an operation that is alone in its world
 
 
@@ -120,7 +122,7 @@ def _told(evaluation: Evaluation) -> str:
         case Refused(code, details):
             return f"the refusal {code} {json.dumps(details)}"
         case Failed(error):
-            return f"{type(error).__name__}: {error}"
+            return f"{type(error).__name__}: {ADDRESS.sub('0x…', str(error))}"
         case _:
             return f"looking up {', '.join(map(str, sorted(evaluation.keys)))}"
 
@@ -306,8 +308,10 @@ class _Everything(dict[Key, Value]):
 
 
 def _answer(outcome: Outcome[Any]) -> str:
+    """As it was recorded: what a result looks like (`repr`) may be another thing each time."""
     refusal = outcome.refusal
-    return f"{outcome.status} {outcome.value!r}" if refusal is None else f"declined {refusal.code} {refusal.details}"
+    recorded = outcome.recorded if refusal is None else [refusal.code, dict(refusal.details)]
+    return f"{outcome.status} {json.dumps(recorded, sort_keys=True)}"
 
 
 def _tell(request: m.StoreRequest, reply: m.Reply) -> str:

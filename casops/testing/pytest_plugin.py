@@ -29,6 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def couchbase_server(request: pytest.FixtureRequest) -> Generator[CouchbaseServer]:
     """A `CouchbaseServer` for this test alone, with the arguments of the marker of the same name."""
     marker: pytest.Mark | None = request.node.get_closest_marker("couchbase_server")
+    if marker is not None and marker.args:
+        raise pytest.UsageError("couchbase_server takes its arguments by name: couchbase_server(nodes=3)")
     arguments: dict[str, Any] = {} if marker is None else dict(marker.kwargs)
     with CouchbaseServer(**arguments) as server:
         yield server
