@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import pickle
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -22,6 +24,29 @@ def test_exports_are_these() -> None:
     assert casops.__all__ == sorted(casops.__all__)
     assert all(hasattr(casops, name) for name in casops.__all__)
     assert set(errors.__all__) <= set(casops.__all__)
+
+
+@pytest.mark.parametrize(
+    ("package", "missing", "told"),
+    [
+        ("client", "httpx", "pip install 'casops[client]'"),
+        ("service", "fastapi", "pip install 'casops[service]'"),
+        ("client", "httpx._client", ""),  # a fault of something else is told as it is
+    ],
+)
+def test_a_package_that_needs_more_says_what(package: str, missing: str, told: str) -> None:
+    code = f"""
+import sys
+sys.modules[{missing!r}] = None
+try:
+    import casops.{package}
+except ModuleNotFoundError as error:
+    print(error.name, error)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout.startswith(missing)
+    assert ("pip install" in ran.stdout) == (told != "")
+    assert told in ran.stdout
 
 
 def all_errors() -> list[type[CasOpsError]]:

@@ -21,6 +21,14 @@ None of these but the last three does I/O or reads a clock; pending_file.py writ
 Must not be in here: anything but names.
 """
 
+try:
+    import httpx as httpx
+except ModuleNotFoundError as error:
+    if error.name != "httpx":
+        raise
+    told = "the client needs more than casops itself: pip install 'casops[client]'"
+    raise ModuleNotFoundError(told, name=error.name) from None
+
 from casops.client.async_client import AsyncClient
 from casops.client.client import Client
 from casops.client.errors import BusinessError

@@ -20,6 +20,14 @@ server on the same store.
 Must not be in this package: rules of the protocol.
 """
 
+try:
+    import fastapi as fastapi
+except ModuleNotFoundError as error:
+    if error.name not in ("fastapi", "starlette"):
+        raise
+    told = "serving needs more than casops itself: pip install 'casops[service]'"
+    raise ModuleNotFoundError(told, name=error.name) from None
+
 from casops.service.app import create_app
 from casops.service.options import ServiceOptions
 from casops.service.router import operations_router

@@ -8,7 +8,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated, Any, assert_type
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from casops import AsyncCasOps, CasOps, Declined, Document, Documents, Operation, Outcome, Pending, Ref
 from casops.client import AsyncClient, Client, ClientOptions, Notice, Recovered
@@ -43,7 +43,14 @@ class Transfer(Operation[Receipt]):
 
 
 class Count(Operation[int]):
+    """With all that pydantic lets a model of one's own have."""
+
+    model_config = ConfigDict(str_strip_whitespace=True)
+
     names: list[Ref[Account]]
+
+    def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
 
     def apply(self, documents: Documents) -> int:
         return sum(1 for each in self.names if each in documents)
@@ -92,6 +99,9 @@ def an_operation_is_a_model() -> None:
     assert_type(Count.model_validate({"names": []}, strict=True), Count)
     assert_type(Count.model_json_schema(), dict[str, Any])
     assert_type(sorted(Count.model_fields), list[str])
+    assert_type(Count.model_construct(names=[]), Count)
+    assert_type(Count.model_rebuild(force=True), bool | None)
+    assert_type(count.model_extra, dict[str, Any] | None)
 
 
 def told(notice: Notice) -> None:
