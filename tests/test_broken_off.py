@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 from typing import Any
@@ -70,6 +71,18 @@ def test_what_befalls_the_writing_of_a_model_is_told_as_what_it_is(befalls: Base
                 casops.run(operation, operation_id="i")
             assert casops.execute(operation, operation_id="i").replayed
     TROUBLE.clear()
+
+
+def test_a_client_whose_thread_cannot_start_leaves_no_loop_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    loop = asyncio.new_event_loop()
+    monkeypatch.setattr(asyncio, "new_event_loop", lambda: loop)
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    with pytest.raises(RuntimeError, match="can't start"):
+        Client(["http://127.0.0.1:1"])
+    assert loop.is_closed()
 
 
 def test_a_job_that_is_broken_off_leaves_its_thread_to_the_others() -> None:

@@ -58,7 +58,11 @@ class Client:
         self._loop = asyncio.new_event_loop()
         # A daemon: a program that forgot to close its client ends all the same.
         self._thread = threading.Thread(target=_live, args=(self._loop,), name="casops-client", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # this process may have no more
+            self._loop.close()
+            raise
 
     def run(self, operation: Operation[R], *, operation_id: str) -> R:
         """See AsyncClient.run."""
