@@ -30,7 +30,7 @@ from casops.interruptions import raise_interruption
 from casops.operations import Operation
 from casops.sameness import KINDS, PLAIN, SEQUENCES, SETS, difference, members_of
 
-__all__ = ["fingerprint_of", "restored", "text_of_arguments"]
+__all__ = ["ambiguous", "fingerprint_of", "restored", "text_of_arguments"]
 
 R = TypeVar("R")
 
@@ -62,6 +62,16 @@ def restored(operation: Operation[R], text: str) -> Operation[R]:
             "of a type that does not say what it holds); nothing happened"
         )
     return again
+
+
+@lru_cache(KINDS)
+def ambiguous(model: Any) -> bool:
+    """Whether different arguments may have one text, by their types: a union, anything, a model that has subclasses.
+
+    Then it has to be looked at the values (`restored`), in a retry, too, which needs them for nothing else.
+    """
+    schema = repr(model.__pydantic_core_schema__)
+    return "'type': 'union'" in schema or "'type': 'any'" in schema or schema.count("'type': 'model'") > 1
 
 
 def fingerprint_of(operation: Operation[Any]) -> str:

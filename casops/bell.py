@@ -1,8 +1,7 @@
 """What a thread waits at until another rings.
 
-A threading.Event holds a lock of its own while it is waited for and while it is set.  A signal handler that comes in
-between, and asks, may have to wait for a thread that waits for this lock.  A bell is one lock that nobody can be
-interrupted in.
+A threading.Event is a condition, a lock and a list, in Python code, which Ctrl-C may leave half done.  A bell is one
+lock that nobody can be interrupted in.
 
 Must not be in here: what is waited for.
 """

@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import from_json, to_json, to_jsonable_python
 
-from casops.arguments import fingerprint_of, restored, text_of_arguments
+from casops.arguments import ambiguous, fingerprint_of, restored, text_of_arguments
 from casops.documents import Documents, NotRead, Ref
 from casops.errors import (
     Cancelled,
@@ -75,6 +75,16 @@ class OperationWork(Generic[R]):
     def check_arguments(self) -> None:
         """Raise UsageError if their text would not give them back."""
         self._restored()
+
+    def check_replayed(self) -> None:
+        """Raise OperationMismatch if the id's operation had other arguments that happen to have the same text."""
+        model: Any = type(self._operation)
+        if ambiguous(model):
+            try:
+                self._restored()
+            except UsageError as error:
+                why = f"this id belongs to an operation with other arguments, and this one did not happen: {error.message}"
+                raise OperationMismatch(why, operation_id=self._operation_id) from None
 
     def _restored(self) -> Operation[R]:
         """What a sweep or a server would run.  An operation that has ended is looked up without it."""

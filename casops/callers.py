@@ -79,7 +79,7 @@ class Callers:
     def __init__(self, store: ConversingStore, deadline: float) -> None:
         self._store = store
         self._longest = deadline + LONGER
-        self._lock = threading.RLock()  # a signal handler may ask in the middle: what it does is done before we go on
+        self._lock = threading.Lock()
         self._calls: dict[_Call[Any], None] = {}  # that wait in nobody's hands, in the order in which they came
         self._leader: _Lead | None = None
         self._idle = 0  # threads that wait for a lead

@@ -89,6 +89,8 @@ class Engine:
     ) -> Steps[tuple[Outcome[R], Ended]]:
         execution = Execution(self.environment(), operation_id, work)
         ended = yield from execution.run(foresight=foresight, behind=behind)
+        if ended.replayed:
+            work.check_replayed()
         return self._outcome(ended, work), ended
 
     def execute_at_once(

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias, TypeVar
@@ -28,6 +29,7 @@ from casops.options import Options
 from casops.outcome import Outcome, Pending, Recovery, Snapshot
 from casops.protocol.ended import Ended
 from casops.protocol.together import together
+from casops.running import interrupted, interrupts
 from casops.stores import ConversingStore, Store
 from casops.stores.opening import open_store
 from casops.turns import NOTHING, Known, Ticket, Turns, patience, rounds
@@ -77,8 +79,9 @@ class CasOps:
         # One that converses has one writer at a time: no turns are needed.
         self._callers = Callers(store, self.options.deadline) if isinstance(store, ConversingStore) else None
         self._turns = Turns()
-        self._turns_lock = threading.RLock()  # a signal handler may ask in the middle, see Turns
+        self._turns_lock = threading.Lock()
         self._settler = Settler(self._engine, store)
+        self._parts = (self, self._settler, self._callers, store)
         self._closed = False
 
     @classmethod
@@ -194,11 +197,14 @@ class CasOps:
         return outcome
 
     def close(self) -> None:
-        """Finish settling (for as long as the deadline at most) and let go of the store."""
+        """Finish settling (for as long as the deadline at most) and let go of the store.
+
+        A signal handler may close it in the middle of a call.  Then nobody is waited for: they may wait for that call.
+        """
         if not self._closed:
             self._closed = True
             try:
-                self._settler.close()
+                self._settler.close(wait=not interrupted(self._parts))
             finally:  # the wait for it may be interrupted
                 self._store.close()
 
@@ -214,6 +220,8 @@ class CasOps:
         if self._closed:
             raise Closed("this CasOps is closed; nothing was asked")
         self._engine.check_not_running()
+        if interrupted(self._parts):
+            raise interrupts()
 
     def _turn(self, ticket: Ticket, bell: Bell) -> Known:
         """Wait for one's turn.  Gives what is known of the documents."""
@@ -244,7 +252,7 @@ class Settler:
         self._engine = engine
         self._store = store
         self._waiting: deque[Unsettled] = deque()
-        self._lock = threading.RLock()  # entered by itself, see OneAtATime
+        self._lock = threading.RLock()  # a signal handler may close it in the middle
         self._changed = threading.Condition(self._lock)
         self._threads: list[threading.Thread] = []
         self._idle = 0  # of them
@@ -290,11 +298,11 @@ class Settler:
                 self._hurried = True
                 self._changed.notify()
 
-    def close(self) -> None:
+    def close(self, *, wait: bool) -> None:
         with self._lock:
             self._closing = True
             self._changed.notify_all()
-            threads = list(self._threads)
+            threads = list(self._threads) if wait else []
         until = time.monotonic() + self._engine.options.deadline
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
@@ -304,7 +312,7 @@ class Settler:
             while batch := self._next():
                 self._settle(batch)
         finally:  # whatever ended it, no memory for one: another may be hired
-            with self._lock:
+            with self._lock, suppress(ValueError):  # Ctrl-C met who had just started it
                 self._threads.remove(threading.current_thread())
 
     def _next(self) -> list[Unsettled]:

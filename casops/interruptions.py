@@ -16,8 +16,11 @@ from pydantic_core import PydanticSerializationError
 
 __all__ = ["raise_interruption"]
 
+# From its first letter on: behind the name of another error anything may stand, what a customer has typed, too.
 _HIDDEN: Final = re.compile(
-    r"Error calling function `\w+`: (KeyboardInterrupt|SystemExit|MemoryError)(?:: (.*))?\Z", re.S
+    r"(?:Error serializing to JSON: )?(?:(?:PydanticSerializationError: )?Error calling function `[^`]+`: )+"
+    r"(KeyboardInterrupt|SystemExit|MemoryError)(?:: (.*))?",
+    re.S,
 )
 
 
@@ -25,9 +28,10 @@ def raise_interruption(error: Exception) -> None:
     """Raise what interrupted a model's code, if that is what this error is about."""
     if isinstance(error, MemoryError):
         raise error
-    if not isinstance(error, PydanticSerializationError) or (hidden := _HIDDEN.search(str(error))) is None:
+    if not isinstance(error, PydanticSerializationError) or (hidden := _HIDDEN.fullmatch(str(error))) is None:
         return
     name, said = hidden.group(1), hidden.group(2) or ""
     if name == "SystemExit":
-        raise SystemExit(int(said) if said.isdecimal() else None if said in ("", "None") else said) from error
+        code = int(said) if re.fullmatch("-?[0-9]{1,9}", said) else None if said in ("", "None") else said
+        raise SystemExit(code) from error
     raise KeyboardInterrupt if name == "KeyboardInterrupt" else MemoryError(said) from error

@@ -1,21 +1,24 @@
-"""For whom business functions are running here: they must not ask the one that they work for.
+"""Who must not ask whom: business functions the one that they work for, and nobody the one that he interrupts.
 
-What they asked for would be carried out however often they run, and whatever becomes of their operation; and where
-there is one writer at a time it would wait for itself.
+What a business function asked for would be carried out however often it runs, and whatever becomes of its operation;
+and where there is one writer at a time it would wait for itself.  A signal handler, or a `__del__`, that interrupts a
+call would wait for what its own thread has in hand, or for others that wait for that.
 
 Must not be in here: what is run.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import FrameType
 from typing import Final
 
 from casops.errors import UsageError
 
-__all__ = ["as_before", "check_not_running", "interrupts", "now_running", "running_for"]
+__all__ = ["as_before", "check_not_running", "interrupted", "interrupts", "now_running", "running_for"]
 
 _NOBODY: Final[list[object]] = []
 
@@ -27,6 +30,39 @@ def check_not_running(asked: object) -> None:
     """Raise UsageError if a business function runs here for `asked`, and so asks the one that it works for."""
     if any(each is asked for each in now_running()):
         raise UsageError("a business function must not ask the store it works on; it has its documents")
+
+
+# Where calls of a front, or of its store, are carried out: in methods of theirs.
+_CARRIED_OUT: Final = frozenset(
+    f"casops.{name}" for name in ("front", "callers", "stores.couchbase", "stores.memory", "stores.sqlite")
+)
+# Those of a front that call another one, which an application may have made its own.
+_CALL_OTHERS: Final = ("run", "__exit__")
+_OUR_THREADS: Final = "casops.stores.couchbase_threads"
+
+
+def interrupted(by: tuple[object, ...]) -> bool:
+    """Is this thread in the middle of what one of these (a front, what belongs to it, its store) does?
+
+    The stack tells, so there is nothing that Ctrl-C could keep from being taken back.
+    """
+    frame = inspect.currentframe()
+    while frame is not None and _module(frame).startswith("casops."):
+        frame = frame.f_back  # those who ask this, on behalf of whoever called
+    while frame is not None:
+        module = _module(frame)
+        if module == _OUR_THREADS and frame.f_code.co_name == "_serve":
+            return True  # nobody's business is done here
+        if module in _CARRIED_OUT and not (module == "casops.front" and frame.f_code.co_name in _CALL_OTHERS):
+            mine = frame.f_locals.get("self")
+            if any(mine is each for each in by):
+                return True
+        frame = frame.f_back
+    return False
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__"))
 
 
 def interrupts() -> UsageError:

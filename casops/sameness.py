@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from enum import Enum
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -98,7 +99,7 @@ def _of_mappings(a: Mapping[Any, Any], b: Any) -> str | None:
 def _of_sequences(a: Sequence[Any], b: Any) -> str | None:
     if not isinstance(b, SEQUENCES):
         return _of_values(a, b)
-    if len(a) != len(b):
+    if len(a) != len(b) or _of_two_classes(a, b):
         return ""
     kinds = list(map(type, a))
     if PLAIN.issuperset(kinds) and list(a) == list(b) and kinds == list(map(type, b)):
@@ -119,7 +120,14 @@ def _of_objects(a: Any, b: Any) -> str | None:
     return _of_values(a, b)
 
 
+def _of_two_classes(a: Any, b: Any) -> bool:
+    """Of two classes of a user's own (NamedTuples): euros and dollars, though the tuples are equal."""
+    return type(a) is not type(b) and type(a) not in SEQUENCES and type(b) not in SEQUENCES
+
+
 def _of_values(a: Any, b: Any) -> str | None:
+    if isinstance(a, Enum) and isinstance(b, Enum) and type(a) is not type(b):
+        return ""  # though a StrEnum says that they are equal
     # `!=` of a NaN with itself is the one way to tell it, whether float or Decimal.
     return None if bool(a == b) or bool(a != a and b != b) or _one_moment(a, b) else ""
 
@@ -135,12 +143,22 @@ def _of_members(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> str | None:
 
 
 def _of_one_kind(a: Any, b: Any) -> bool:
-    """Of one class; of a generic model, whatever it was made for."""
-    return type(a) is type(b) or (isinstance(a, BaseModel) and isinstance(b, BaseModel) and _plain(a) is _plain(b))
+    """Of one class; of a generic model, made for the same, or one of them for anything."""
+    if type(a) is type(b):
+        return True
+    if not (isinstance(a, BaseModel) and isinstance(b, BaseModel)):
+        return False
+    (plain, made), (other, made_too) = _generic(a), _generic(b)
+    return plain is other and all(
+        one == two or one is Any or two is Any for one, two in zip(made, made_too, strict=False)
+    )
 
 
-def _plain(model: BaseModel) -> Any:
-    return model.__pydantic_generic_metadata__["origin"] or type(model)
+def _generic(model: BaseModel) -> tuple[Any, tuple[Any, ...]]:
+    """The class, and what it was made for: nothing, for anything."""
+    metadata = model.__pydantic_generic_metadata__
+    made = tuple(Any if isinstance(each, TypeVar) else each for each in metadata["args"])
+    return metadata["origin"] or type(model), made
 
 
 def _one_moment(a: Any, b: Any) -> bool:

@@ -57,29 +57,17 @@ class Ticket:
 
 
 class Turns:
-    """The lines of one front.  Calls must not overlap (a lock, or one event loop).
-
-    A signal handler may ask in the middle of one, in the same thread: it stands in no line, and takes part in the race.
-    """
+    """The lines of one front.  Calls must not overlap (a lock, or one event loop)."""
 
     def __init__(self) -> None:
         self._lines: dict[Key, deque[Ticket]] = {}
-        self._changing = False
 
     def join(self, ticket: Ticket) -> None:
         """Stand in line.  Its `wake` is called at once if nobody stands before."""
-        if self._changing:
-            ticket.left = True
+        for key in ticket.keys:
+            self._lines.setdefault(key, deque()).append(ticket)
+        if self._may_go(ticket):
             ticket.wake()
-            return
-        try:
-            self._changing = True
-            for key in ticket.keys:
-                self._lines.setdefault(key, deque()).append(ticket)
-            if self._may_go(ticket):
-                ticket.wake()
-        finally:
-            self._changing = False
 
     def leave(self, ticket: Ticket, known: Known = NOTHING) -> None:
         """Go, whether it was one's turn or not, and wake whoever may go now.  The second time does nothing.
@@ -89,13 +77,6 @@ class Turns:
         """
         if ticket.left:
             return
-        try:
-            self._changing = True
-            self._leave(ticket, known)
-        finally:
-            self._changing = False
-
-    def _leave(self, ticket: Ticket, known: Known) -> None:
         following: dict[int, Ticket] = {}
         for key in ticket.keys:
             line = self._lines.get(key, deque())
@@ -116,15 +97,11 @@ class Turns:
 
     def behind(self, ticket: Ticket) -> frozenset[Key]:
         """The documents that others are at."""
-        if ticket.left:
-            return frozenset()
         return frozenset(key for key in ticket.keys if self._lines[key][0] is not ticket)
 
     def followed(self, ticket: Ticket) -> bool:
         """Does anybody wait for it?"""
-        return not ticket.left and any(
-            line[0] is ticket and len(line) > 1 for line in map(self._lines.__getitem__, ticket.keys)
-        )
+        return any(line[0] is ticket and len(line) > 1 for line in map(self._lines.__getitem__, ticket.keys))
 
     def ahead(self, ticket: Ticket) -> int:
         """How many stand before it, in all its lines."""

@@ -9,10 +9,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, Self, TypeVar
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -41,6 +41,7 @@ from casops.operations import result_type
 from casops.sameness import difference
 from casops.stores.memory import MemoryStore
 from casops.stores.sqlite import SqliteStore
+from tests.conftest import QUICK
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -56,6 +57,61 @@ class Item(BaseModel):
 
 class Book(Item):
     isbn: str
+
+
+class Euros(NamedTuple):
+    amount: int
+
+
+class Dollars(NamedTuple):
+    amount: int
+
+
+class Bank(StrEnum):
+    MAIN = "main"
+
+
+class Till(StrEnum):
+    MAIN = "main"
+
+
+class EUR: ...
+
+
+class USD: ...
+
+
+C = TypeVar("C")
+
+
+class Money(BaseModel, Generic[C]):
+    amount: int
+
+
+class Take(Operation[str]):
+    what: Money[EUR] | Money[USD] | Euros | Dollars | Bank | Till
+
+    def apply(self, documents: Documents) -> str:
+        return type(self.what).__name__
+
+
+@pytest.mark.parametrize(
+    ("meant", "other"),
+    [
+        (Money[EUR](amount=5), Money[USD](amount=5)),
+        (Euros(5), Dollars(5)),
+        (Bank.MAIN, Till.MAIN),
+    ],
+)
+def test_what_has_the_same_text_is_not_taken_for_the_other(meant: Any, other: Any) -> None:
+    """The first that fits is what comes back: euros for dollars, on the account of the other currency."""
+    with CasOps.open("memory://", options=QUICK) as casops:
+        assert casops.run(Take(what=meant), operation_id="i") == type(meant).__name__
+        assert casops.run(Take(what=meant), operation_id="i") == type(meant).__name__
+        with pytest.raises(UsageError, match="would come back as something else"):
+            casops.run(Take(what=other), operation_id="j")
+        with pytest.raises(OperationMismatch, match="would come back as something else"):
+            casops.run(Take(what=other), operation_id="i")
 
 
 class Card(BaseModel):
@@ -771,6 +827,11 @@ class Box(BaseModel, Generic[T]):
         ("1", 1, ""),
         (Point(1, {"a"}), Point(1, {"b"}), "seen"),
         (Point(1), Card(amount=1), ""),
+        (Euros(1), Dollars(1), ""),
+        (Euros(1), (1,), None),
+        (Bank.MAIN, Till.MAIN, ""),
+        (Bank.MAIN, "main", None),
+        (Money[EUR](amount=1), Money[USD](amount=1), ""),
         (Item(name="n"), Book(name="n", isbn="i"), ""),
         (Account.model_validate({"balance": 1, "more": 2}), Account.model_validate({"balance": 1, "more": 3}), "more"),
         (Account.model_validate({"balance": 1, "more": 2}), Account.model_validate({"balance": 1}), ""),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel, field_serializer
+from pydantic import BaseModel, PlainSerializer, field_serializer, model_serializer
 
-from casops import CasOps, Declined, Document, Documents, Operation, Ref
+from casops import CasOps, Declined, Document, Documents, Operation, Ref, UsageError
 from casops.client import Client
 from casops.threads import Threads
 from tests.conftest import QUICK
@@ -71,6 +72,98 @@ def test_what_befalls_the_writing_of_a_model_is_told_as_what_it_is(befalls: Base
                 casops.run(operation, operation_id="i")
             assert casops.execute(operation, operation_id="i").replayed
     TROUBLE.clear()
+
+
+class Upper:
+    """A serializer without a name of its own."""
+
+    def __call__(self, text: str) -> str:
+        if TROUBLE:
+            raise TROUBLE.pop()
+        return text
+
+
+Lambda = Annotated[str, PlainSerializer(lambda text: Upper()(text), return_type=str)]
+Instance = Annotated[str, PlainSerializer(Upper(), return_type=str)]
+Partial = Annotated[str, PlainSerializer(partial(Upper()), return_type=str)]
+
+
+class Inner(BaseModel):
+    text: Lambda = "t"
+
+    @model_serializer(mode="wrap")
+    def written(self, handler: Any) -> Any:
+        return handler(self)
+
+
+class Keep(Operation[int]):
+    def apply(self, documents: Documents) -> int:
+        return 1
+
+
+class KeepInner(Keep):
+    inner: Inner
+
+
+class KeepByInstance(Keep):
+    text: Instance
+
+
+class KeepByPartial(Keep):
+    text: Partial
+
+
+@pytest.mark.parametrize("befalls", [KeyboardInterrupt(), SystemExit(-1), MemoryError()], ids=repr)
+@pytest.mark.parametrize(
+    "operation", [KeepInner(inner=Inner()), KeepByInstance(text="t"), KeepByPartial(text="t")], ids=repr
+)
+def test_it_is_found_behind_whatever_functions_are_called(operation: Keep, befalls: BaseException) -> None:
+    with CasOps.open("memory://", options=QUICK) as casops:
+        assert casops.run(operation, operation_id="i") == 1
+        TROUBLE[:] = [befalls]
+        with pytest.raises(type(befalls)) as told:
+            casops.run(operation, operation_id="i")
+        assert not isinstance(befalls, SystemExit) or told.value.args == (-1,)
+        assert TROUBLE == []
+        assert casops.execute(operation, operation_id="i").replayed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Error calling function `f`: SystemExit: 0",
+        "Error serializing to JSON: Error calling function `f`: KeyboardInterrupt",
+        "`: SystemExit: 0",
+        "SystemExit",
+    ],
+)
+def test_what_a_customer_has_typed_ends_no_program(text: str) -> None:
+    operation = KeepInner(inner=Inner())
+    with CasOps.open("memory://", options=QUICK) as casops:
+        TROUBLE[:] = [ValueError(text)]
+        with pytest.raises(UsageError, match="do not survive JSON"):
+            casops.run(operation, operation_id="i")
+
+
+def test_ctrl_c_while_the_thread_of_a_client_starts_is_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+    begun: list[threading.Thread] = []
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        begun.append(thread)
+        raise KeyboardInterrupt
+
+    loop = asyncio.new_event_loop()
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "new_event_loop", lambda: loop)
+        patched.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Client(["http://127.0.0.1:1"])
+    loop.call_soon_threadsafe(loop.stop)  # nobody has it; it would end with the process
+    begun[0].join(20)
+    assert not begun[0].is_alive()
+    loop.close()
 
 
 def test_a_client_whose_thread_cannot_start_leaves_no_loop_open(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -224,7 +225,15 @@ def test_a_forked_child_neither_holds_nor_writes_the_list(tmp_path: Path) -> Non
     command = [sys.executable, "-c", program, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.wait(PATIENCE) == 0
-        assert waiting(path) == ["parent"]  # while the child lives
+        until = time.monotonic() + PATIENCE
+        while True:  # it has the guard of the list, too, until it has come to its first line
+            try:
+                assert waiting(path) == ["parent"]  # while the child lives
+            except UsageError:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            else:
+                break
         told, _ = process.communicate("\n", timeout=PATIENCE)
     assert "nothing was sent" in told
 

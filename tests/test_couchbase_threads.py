@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from casops.stores.couchbase_threads import Threads
+from casops.stores.couchbase_threads import Threads, _Job
 
 LONG = 20.0
 NAME = "casops-test"
@@ -213,9 +213,36 @@ def test_nobody_to_do_it_is_no_reason_not_to_do_it(monkeypatch: pytest.MonkeyPat
     threads.close()
 
 
+def test_what_nobody_can_be_given_to_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threads = Threads(2, NAME)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        for _ in range(5):
+            threads.together([lambda: None] * 3)
+    assert threads._work.queue.empty()
+    threads.close()
+
+
+def test_ctrl_c_comes_before_what_the_others_raise() -> None:
+    def fail() -> None:
+        raise AssertionError("a bug")
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    job = _Job([lambda: None, interrupted, fail])
+    assert job.do_one()
+    assert job.do_one()
+    with pytest.raises(KeyboardInterrupt):
+        job.results()
+
+
 SCRIPT = """
 import os, sys, threading, time
-from casops.stores.couchbase_threads import Threads
+from casops.stores.couchbase_threads import Threads, _Job
 threads = Threads(2, "t")
 def slow():
     time.sleep(0.2)

@@ -60,7 +60,7 @@ class Client:
         self._thread = threading.Thread(target=_live, args=(self._loop,), name="casops-client", daemon=True)
         try:
             self._thread.start()
-        except BaseException:  # this process may have no more
+        except RuntimeError:  # this process may have no more
             self._loop.close()
             raise
 

@@ -26,6 +26,7 @@ from typing import Any, Final, TypeVar
 
 from casops.errors import Closed, StoreUnavailable, UsageError
 from casops.messages import INTENTIONS, AtOnce, Forget, Read, Refused, Reply, Scan, StoreRequest, Unknown
+from casops.running import interrupted
 from casops.stores.couchbase_calls import Answer, Call, Calls, answer, send
 from casops.stores.couchbase_clock import ServerClock
 from casops.stores.couchbase_documents import Documents, Steps
@@ -153,12 +154,17 @@ class CouchbaseStore:
         return plan.answers()
 
     def close(self) -> None:
-        """Wait for calls under way, then let go of the connection if it is this store's own.  May be called twice."""
+        """Wait for calls under way, then let go of the connection if it is this store's own.  May be called twice.
+
+        In a signal handler that interrupts a call nobody is waited for, and the connection stays until the process
+        ends: others may wait for that call, which needs it.
+        """
         if self._shared.closed or os.getpid() != self._shared.pid:
             return
         self._shared.closed = True
-        self._threads.close()
-        if self._close is not None:
+        wait = not interrupted((self,))
+        self._threads.close(wait=wait)
+        if wait and self._close is not None:
             self._close()
 
     def _run(self, steps: Generator[Call, Answer | Trouble, T]) -> T:
@@ -174,10 +180,7 @@ class CouchbaseStore:
                 came = judge(error, reading=call.reading)
 
     def _edit(self, lane: Lane, edits: Sequence[Edit]) -> None:
-        """Until these have their replies; whoever has the lock carries out what others wait for, too.
-
-        A signal handler may ask in the middle of this, in the same thread: what was taken before is none of its own.
-        """
+        """Until these have their replies; whoever has the lock carries out what others wait for, too."""
         with self._locks[lane.place]:
             while any(edit.reply is None for edit in edits):
                 taken = lane.take()

@@ -24,7 +24,6 @@ import re
 import secrets
 from collections import deque
 from collections.abc import Generator, Sequence
-from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 from casops.messages import (
@@ -124,10 +123,9 @@ class Lane:
         """The next edits, as many as one call can have."""
         taken: list[Edit] = []
         parts = 0
-        with suppress(IndexError):  # nothing waits, or a signal handler has just taken it
-            while parts + len(self.waiting[0].parts) <= MAX_PARTS:
-                taken.append(self.waiting.popleft())
-                parts += len(taken[-1].parts)
+        while self.waiting and parts + len(self.waiting[0].parts) <= MAX_PARTS:
+            taken.append(self.waiting.popleft())
+            parts += len(taken[-1].parts)
         return taken
 
 

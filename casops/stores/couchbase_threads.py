@@ -42,9 +42,12 @@ class Threads:
         first = tasks[0]()
         return [first, *job.results()]
 
-    def close(self) -> None:
-        """Wait for what is under way.  What is asked for later is done by those who ask.  May be called twice."""
-        self._stop()
+    def close(self, *, wait: bool = True) -> None:
+        """What is asked for later is done by those who ask.  wait: for what is under way.  May be called twice."""
+        if wait:
+            self._stop()
+        else:
+            _end(self._work)
 
 
 class _Job:
@@ -75,7 +78,8 @@ class _Job:
         try:
             self._results[index] = self._tasks[index]()
         except BaseException as error:  # noqa: BLE001 - it is told to who waits
-            self._error = error
+            if self._error is None or not isinstance(error, Exception):  # Ctrl-C before all others
+                self._error = error
         with self._lock:
             self._left -= 1
             last = self._left == 0
@@ -130,6 +134,8 @@ class _Work:
                 self.threads.append(thread)
                 if self.closed:  # meanwhile, by a signal handler
                     break
+            while not self.threads and not self.queue.empty():
+                self.queue.get()  # nobody else would
 
 
 def _serve(work: _Work) -> None:
@@ -144,12 +150,16 @@ def _serve(work: _Work) -> None:
         del job  # or the last one would be kept for as long as there is nothing else to do
 
 
-def _stop(work: _Work) -> None:
-    if os.getpid() != work.pid:
-        return  # after a fork the threads are the parent's, and so may the lock be
+def _end(work: _Work) -> None:
     with work.lock:
         work.closed = True
         work.queue.put(None)
+
+
+def _stop(work: _Work) -> None:
+    if os.getpid() != work.pid:
+        return  # after a fork the threads are the parent's, and so may the lock be
+    _end(work)
     for thread in work.threads:
         if thread is not threading.current_thread():
             thread.join()
