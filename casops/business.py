@@ -83,7 +83,7 @@ class OperationWork(Generic[R]):
             try:
                 self._restored()
             except UsageError as error:
-                why = f"this id belongs to an operation with other arguments, and this one did not happen: {error.message}"
+                why = f"this id belongs to an operation with other arguments; this one did not happen: {error.message}"
                 raise OperationMismatch(why, operation_id=self._operation_id) from None
 
     def _restored(self) -> Operation[R]:

@@ -166,7 +166,7 @@ def names_for_callers(
     return {
         "casops.callers.Bell": Bell,
         "casops.callers.SimpleQueue": Leads,
-        "casops.callers.threading": SimpleNamespace(RLock=threading.RLock, Thread=Thread),
+        "casops.callers.threading": SimpleNamespace(Lock=threading.Lock, Thread=Thread),
         "casops.callers.time": SimpleNamespace(monotonic=loop.time, sleep=lambda _seconds: None),
         "casops.drivers.time": SimpleNamespace(sleep=lambda seconds: wait_for(partial(asyncio.sleep, seconds))),
     }
