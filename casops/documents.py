@@ -10,13 +10,13 @@ Must not be in here: stores, records, the protocol.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Generic, Self, TypeVar, get_args
+from typing import Any, ClassVar, Generic, NoReturn, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from casops.errors import DocumentExists, DocumentMissing, InvalidDocument, UsageError
+from casops.errors import DocumentExists, DocumentMissing, InvalidDocument, UsageError, shown
 from casops.ids import MAX_ID_BYTES, check_id
 from casops.messages import RESERVED, Key
 from casops.numbers import check_numbers
@@ -142,6 +142,7 @@ class Documents:
 
     def get(self, ref: Ref[D]) -> D | None:
         """The document, or None if there is none."""
+        check_ref(ref)
         key = ref.key
         if key not in self._present:
             if key not in self._values:
@@ -162,11 +163,15 @@ class Documents:
         """Is there such a document?"""
         return self.get(ref) is not None
 
+    def __setitem__(self, ref: Ref[Any], document: object) -> NoReturn:
+        raise UsageError("documents are not assigned: change the one that documents[ref] gives, or create() it")
+
     def __iter__(self) -> Iterator[Any]:
         raise UsageError("documents are looked up by reference; they cannot be listed")
 
     def create(self, ref: Ref[D], document: D) -> D:
         """Bring a document into being and give it back.  Raises DocumentExists if there is one."""
+        check_ref(ref)
         if self.get(ref) is not None:
             raise DocumentExists(f"there is a document {ref.key} already")
         if type(document) is not ref.model:
@@ -206,6 +211,12 @@ class Documents:
             if _text(key, read) == text and difference(read, document) is None:
                 return before  # looked at, not changed: to the byte
         return dump(key, document, text)
+
+
+def check_ref(ref: Ref[Any]) -> None:
+    """Raise UsageError if it is none: not every caller has a type checker."""
+    if not isinstance(ref, Ref):
+        raise UsageError(f"a reference is needed, as Account.ref(id) gives it, not {shown(ref)}")
 
 
 def load(model: type[D], key: Key, body: str, *, checked: bool = False) -> D:

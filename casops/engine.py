@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from casops.business import OperationWork, decode_result
 from casops.conversations import Wish, at_once
-from casops.documents import D, Document, Ref, load
+from casops.documents import D, Document, Ref, check_ref, load
 from casops.errors import (
     CasOpsError,
     Declined,
@@ -121,7 +121,7 @@ class Engine:
         return None if found is None else self._pending(found)
 
     def read(self, ref: Ref[D]) -> Steps[D | None]:
-        _check_ref(ref)
+        check_ref(ref)
         body = yield from self._asking(reading.read_document(self.environment(), ref.key))
         return None if body is None else load(ref.model, ref.key, body)
 
@@ -130,7 +130,7 @@ class Engine:
             raise UsageError(f"a list of references is needed, not one: {refs!r:.80}")
         models: dict[Key, type[Document]] = {}
         for ref in refs:
-            _check_ref(ref)
+            check_ref(ref)
             if models.setdefault(ref.key, ref.model) is not ref.model:
                 raise UsageError(
                     f"{ref.key} is asked for both as {models[ref.key].__name__} and as {ref.model.__name__}"
@@ -331,11 +331,6 @@ class Engine:
             note=note,
             history=record.history if record else (),
         )
-
-
-def _check_ref(ref: Ref[Any]) -> None:
-    if not isinstance(ref, Ref):
-        raise UsageError(f"a reference is needed, as Account.ref(id) gives it, not {ref!r:.80}")
 
 
 def _how_far(each: Declared) -> Literal["declared", "open", "proposed", "ended"]:

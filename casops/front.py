@@ -144,8 +144,10 @@ class CasOps:
         return outcome
 
     def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
-        """Did it happen?  None: nobody asked for it, or it was forgotten.  Writes nothing.
+        """Did it happen?  Writes nothing.
 
+        None: nothing is known of it: nobody asked, it was forgotten, or it is under way, for on a file an operation
+        leaves nothing there until it has happened, unless something is in its way.  `cancel` makes sure that it does not.
         The result of an operation that this process does not know (`register`) keeps its JSON form.
         """
         self._check_open()

@@ -74,6 +74,11 @@ class Operation(_Arguments, Generic[R_co]):
         super().__init_subclass__(**config)
         cls.operation_name = check_id(name if name is not None else cls.__name__, "an operation name")
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_config: Any) -> None:
+        if "operation_name" in cls.__pydantic_fields__:
+            raise UsageError(f"{cls.__name__} must not have an argument operation_name: casops keeps its name there")
+
     def apply(self, documents: Documents, /) -> R_co:
         """The business: change the documents and return the result, or raise Declined.
 

@@ -499,7 +499,11 @@ def test_show_the_opening_of_an_account(town: Path) -> None:
 
 def test_show_a_payment_nobody_asked_for(town: Path) -> None:
     done = show(town, "p9")
-    assert (done.status, done.out, done.err) == (1, "", "p9: nobody has asked for this\n")
+    assert (done.status, done.out, done.err) == (
+        1,
+        "",
+        "p9: nothing is known of it: nobody has asked, or is asking now\n",
+    )
 
 
 def test_show_a_payment_whose_worker_was_lost_after_declaring_it(town: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import uuid
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -86,6 +87,40 @@ class Odd(BaseModel):
     @model_serializer
     def unwritable(self) -> str:
         raise KeyError("its own bug")
+
+
+class Misuse(Operation[None]):
+    """Business code that has not read how documents are changed."""
+
+    how: str
+    account: Ref[Account]
+
+    def apply(self, documents: Documents) -> None:
+        anything: Any = documents
+        if self.how == "assign":
+            anything[self.account] = Account(balance=Decimal(1))
+        elif self.how == "look up":
+            anything["alice"]
+        else:
+            anything.create("alice", Account(balance=Decimal(1)))
+
+
+@pytest.mark.parametrize(
+    ("how", "told"), [("assign", "documents are not assigned"), ("look up", "a reference"), ("create", "a reference")]
+)
+def test_misuse_of_documents_is_told_and_leaves_nothing_pending(how: str, told: str) -> None:
+    with CasOps.open("memory://") as casops:
+        with pytest.raises(UsageError, match=told) as error:
+            casops.run(Misuse(how=how, account="alice"), operation_id="i")
+        assert error.value.happened is False
+        assert casops.pending() == []
+
+
+@pytest.mark.filterwarnings("ignore:Field name:UserWarning")
+def test_an_argument_must_not_take_the_place_of_the_name_of_its_operation() -> None:
+    """It decided whom a sweep took the operation for."""
+    with pytest.raises(UsageError, match="must not have an argument operation_name"):
+        type("Named", (Operation[None],), {"__annotations__": {"operation_name": str}, "__module__": __name__})
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,9 @@ def test_sigterm_finishes_what_is_in_flight(store: str, tmp_path: Path) -> None:
 def test_sigterm_finishes_what_nobody_waits_for_any_more(store: str, tmp_path: Path) -> None:
     with Server(store, tmp_path, service={"answer_within": 0.05}) as server:
         assert post(server, "gated", "g", {"gate": "open"}).status_code == 409
+        told = httpx.get(f"{server.url}/operations/g")
+        assert told.status_code == 409
+        assert told.json()["detail"].startswith("it is being worked on here")
         server.terminate()
         until(lambda: "Waiting for application shutdown" in server.log.read_text())
         (tmp_path / "open").touch()

@@ -154,7 +154,7 @@ class AsyncClient:
             final.add_note("casops: the disk under the pending list does not say yet that this has ended")
 
     async def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
-        """Did it happen?  None: nobody asked for it, or it was forgotten.  Changes nothing.
+        """Did it happen?  None: nothing is known of it (see CasOps.outcome).  Changes nothing.
 
         Raises StoreUnavailable if no server tells.  A result keeps its JSON form unless its operation is known here.
         """

@@ -124,7 +124,12 @@ class Service:
             error.operation_id = operation_id
             raise of_error(error) from None
         if found is None:
-            why = "nobody has asked for this operation here, or it was forgotten"
+            if operation_id in self.in_flight.ids():  # on a file nothing is known of it before it has happened
+                why = "it is being worked on here: look again, or ask again with the same key"
+                raise Problem("in-progress", why, operation_id=operation_id, happened="unknown", retry=True)
+            why = (
+                "nothing is known of it: nobody has asked for it, it was forgotten, or a request is under way elsewhere"
+            )
             raise Problem("outcome-unheard", why, operation_id=operation_id, happened="unknown")
         return replies.tell(found)
 

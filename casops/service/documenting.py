@@ -38,7 +38,7 @@ ASKING: Final[tuple[ProblemKind, ...]] = (
     "contended",
     "too-busy",
 )
-TELLING: Final[tuple[ProblemKind, ...]] = ("key-invalid", "outcome-unheard", "too-busy")
+TELLING: Final[tuple[ProblemKind, ...]] = ("key-invalid", "in-progress", "outcome-unheard", "too-busy")
 
 _ECHOES: Final = {
     wire.RETRY: "As it was sent.",

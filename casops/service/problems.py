@@ -29,7 +29,7 @@ KINDS: Final[Mapping[ProblemKind, tuple[int, str]]] = {
     "path-unknown": (404, "There is nothing at this path"),
     "method-unknown": (405, "This path does not take this method"),
     "operation-unknown": (404, "There is no such operation"),
-    "outcome-unheard": (404, "Nobody has asked for this operation, or it was forgotten"),
+    "outcome-unheard": (404, "Nothing is known of this operation, or not yet"),
     "body-late": (408, "The body did not arrive in time"),
     "in-progress": (409, "The operation is still in progress"),
     "expired": (410, "The operation id has expired"),

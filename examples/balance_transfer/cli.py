@@ -151,7 +151,7 @@ def _show(arguments: argparse.Namespace, screen: Console) -> int:
     with open_bank(_existing(arguments.store)) as casops:
         found = casops.outcome(arguments.operation_id)
     if found is None:
-        complain(f"{arguments.operation_id}: nobody has asked for this")
+        complain(f"{arguments.operation_id}: nothing is known of it: nobody has asked, or is asking now")
         return LOOK
     show_life(screen, arguments.operation_id, found)
     return DONE
