@@ -81,7 +81,7 @@ class AsyncCasOps:
 
     async def execute(self, operation: Operation[R], *, operation_id: str) -> Outcome[R]:
         """See CasOps.execute."""
-        self._check_open()
+        self._check_open(operation_id)
         work = self._engine.work(operation, operation_id)
         if self._callers is not None:
             at_once = self._engine.execute_at_once(work, operation_id)
@@ -107,7 +107,7 @@ class AsyncCasOps:
 
     async def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
         """See CasOps.outcome."""
-        self._check_open()
+        self._check_open(operation_id)
         return await adrive(self._engine.outcome(operation_id), self._store)
 
     async def read(self, ref: Ref[D]) -> D | None:
@@ -137,7 +137,7 @@ class AsyncCasOps:
 
     async def cancel(self, operation_id: str) -> Outcome[Any]:
         """See CasOps.cancel."""
-        self._check_open()
+        self._check_open(operation_id)
         outcome, ended = await adrive(self._engine.cancel(operation_id), self._store)
         await self._settler.add(ended)
         return outcome
@@ -160,9 +160,9 @@ class AsyncCasOps:
     ) -> None:
         await self.close()
 
-    def _check_open(self) -> None:
+    def _check_open(self, operation_id: str | None = None) -> None:
         if self._closed:
-            raise Closed("this AsyncCasOps is closed; nothing was asked")
+            raise Closed("this AsyncCasOps is closed; nothing was asked", operation_id=operation_id)
         self._adopt_loop()
         self._engine.check_not_running()
 

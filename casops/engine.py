@@ -57,6 +57,8 @@ class Engine:
 
     def register(self, operation: type[Operation[Any]]) -> None:
         """Know an operation by its name.  Raises UsageError if another one has it."""
+        if not (isinstance(operation, type) and issubclass(operation, Operation)):
+            raise UsageError(f"a class of operations is needed, not {operation!r:.80}")
         result_adapter(operation)  # says now if the class cannot work
         known = self._operations.setdefault(operation.operation_name, operation)
         if known is not operation:

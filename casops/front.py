@@ -120,7 +120,7 @@ class CasOps:
         Raises OperationMismatch, Expired, Contended, OutcomeUnknown, StoreUnavailable, UsageError,
         InvariantViolation, and whatever `apply` raises.
         """
-        self._check_open()
+        self._check_open(operation_id)
         work = self._engine.work(operation, operation_id)
         if self._callers is not None:
             outcome, unsettled = self._callers.run(self._engine.execute_at_once(work, operation_id), operation_id)
@@ -147,10 +147,10 @@ class CasOps:
         """Did it happen?  Writes nothing.
 
         None: nothing is known of it: nobody asked, it was forgotten, or it is under way, for on a file an operation
-        leaves nothing there until it has happened, unless something is in its way.  `cancel` makes sure that it does not.
+        leaves nothing there until it has happened, unless something is in its way.  `cancel` makes sure of it.
         The result of an operation that this process does not know (`register`) keeps its JSON form.
         """
-        self._check_open()
+        self._check_open(operation_id)
         return drive(self._engine.outcome(operation_id), self._store)
 
     def read(self, ref: Ref[D]) -> D | None:
@@ -193,7 +193,7 @@ class CasOps:
         Raises Expired for an id that is older than the retention and of which nothing is known, since it may have
         happened; OutcomeUnknown, UsageError.
         """
-        self._check_open()
+        self._check_open(operation_id)
         outcome, ended = drive(self._engine.cancel(operation_id), self._store)
         self._settler.add(ended)
         return outcome
@@ -218,9 +218,9 @@ class CasOps:
     ) -> None:
         self.close()
 
-    def _check_open(self) -> None:
+    def _check_open(self, operation_id: str | None = None) -> None:
         if self._closed:
-            raise Closed("this CasOps is closed; nothing was asked")
+            raise Closed("this CasOps is closed; nothing was asked", operation_id=operation_id)
         self._engine.check_not_running()
         if interrupted(self._parts):
             raise interrupts()

@@ -101,6 +101,12 @@ def result_adapter(operation: type[Operation[R]]) -> TypeAdapter[R]:
         except PydanticUserError as error:
             why = " ".join(str(error).split())
             raise UsageError(f"pydantic cannot take the result of {operation.__name__}: {why:.300}") from None
+        if not adapter.pydantic_complete and not adapter.rebuild(raise_errors=False):  # else it was only put off
+            del _ADAPTERS[operation]
+            raise UsageError(
+                f"the result of {operation.__name__} is given by a name that means nothing here: write the type "
+                "itself, not its name in quotation marks"
+            )
     return adapter
 
 

@@ -11,7 +11,19 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, model_serializer
 
-from casops import CasOps, Declined, Documents, Expired, Operation, Options, Ref, UsageError, new_operation_id
+from casops import (
+    AsyncCasOps,
+    CasOps,
+    Closed,
+    Declined,
+    Documents,
+    Expired,
+    Operation,
+    Options,
+    Ref,
+    UsageError,
+    new_operation_id,
+)
 from tests.bank import MENDED, Account, Broken, Open
 from tests.conftest import QUICK, Bank
 
@@ -114,6 +126,38 @@ def test_misuse_of_documents_is_told_and_leaves_nothing_pending(how: str, told: 
             casops.run(Misuse(how=how, account="alice"), operation_id="i")
         assert error.value.happened is False
         assert casops.pending() == []
+
+
+class Forward(Operation["Later"]):
+    def apply(self, documents: Documents) -> Any:
+        return None
+
+
+@pytest.mark.parametrize("known", ["Transfer", 5, Account, Open(account="a")])
+def test_what_is_no_class_of_operations_is_told(known: Any) -> None:
+    with pytest.raises(UsageError, match="a class of operations is needed"):
+        CasOps.open("memory://", operations=[known])
+
+
+def test_a_result_that_is_named_only_is_told_before_anything_is_asked() -> None:
+    with CasOps.open("memory://") as casops:
+        with pytest.raises(UsageError, match="write the type itself"):
+            casops.run(Forward(), operation_id="i")
+        assert casops.outcome("i") is None
+
+
+async def test_who_is_closed_says_for_which_operation() -> None:
+    casops = CasOps.open("memory://")
+    casops.close()
+    for ask in (casops.outcome, casops.cancel, lambda id: casops.run(Open(account="a"), operation_id=id)):
+        with pytest.raises(Closed) as told:
+            ask("i")
+        assert told.value.operation_id == "i"
+    apart = AsyncCasOps.open("memory://")
+    await apart.close()
+    with pytest.raises(Closed) as told:
+        await apart.run(Open(account="a"), operation_id="i")
+    assert told.value.operation_id == "i"
 
 
 @pytest.mark.filterwarnings("ignore:Field name:UserWarning")
