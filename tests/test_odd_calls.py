@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, model_serializer
+from pydantic import BaseModel, ConfigDict, model_serializer
 
 from casops import (
     AsyncCasOps,
@@ -128,7 +128,18 @@ def test_misuse_of_documents_is_told_and_leaves_nothing_pending(how: str, told: 
         assert casops.pending() == []
 
 
-class Forward(Operation["Later"]):
+class Lazy(BaseModel):
+    model_config = ConfigDict(defer_build=True)
+
+    number: int
+
+
+class Deferred(Operation[Lazy]):
+    def apply(self, documents: Documents) -> Lazy:
+        return Lazy(number=1)
+
+
+class Forward(Operation["Later"]):  # type: ignore[name-defined]
     def apply(self, documents: Documents) -> Any:
         return None
 
@@ -144,6 +155,7 @@ def test_a_result_that_is_named_only_is_told_before_anything_is_asked() -> None:
         with pytest.raises(UsageError, match="write the type itself"):
             casops.run(Forward(), operation_id="i")
         assert casops.outcome("i") is None
+        assert casops.run(Deferred(), operation_id="i") == Lazy(number=1)
 
 
 async def test_who_is_closed_says_for_which_operation() -> None:
