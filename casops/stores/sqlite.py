@@ -280,7 +280,7 @@ class SqliteStore:
         failed = self._carry_out([job.work for job in group], reading=all(job.reading for job in group))
         for job in group:
             job.outcome, job.done = failed, True
-        if self._to_checkpoint >= CHECKPOINT_EVERY:
+        if self._to_checkpoint >= CHECKPOINT_EVERY and failed is None:  # else its transaction may still be open
             self._checkpoint()
 
     def _leave(self) -> None:

@@ -101,6 +101,7 @@ def an_operation_is_a_model() -> None:
     assert_type(sorted(Count.model_fields), list[str])
     assert_type(Count.model_construct(names=[]), Count)
     assert_type(Count.model_rebuild(force=True), bool | None)
+    assert_type(Count.model_json_schema(mode="serialization"), dict[str, Any])
     assert_type(count.model_extra, dict[str, Any] | None)
 
 
