@@ -106,6 +106,10 @@ class Snapshot:
     def __contains__(self, ref: Ref[Any]) -> bool:
         return self.get(ref) is not None
 
+    def __repr__(self) -> str:
+        told = ", ".join(f"{key}: {document!r}" for key, (_, document) in self._documents.items())
+        return f"Snapshot({told})"
+
     def __len__(self) -> int:
         return len(self._documents)
 

@@ -218,6 +218,8 @@ def test_an_operation_that_raises_where_nothing_goes_wrong_raises_here() -> None
 
 
 def test_documents_of_another_type_are_refused() -> None:
+    with pytest.raises(UsageError, match="a reference is needed"):
+        crash_everywhere(TRANSFER, documents={"alice": Account(balance=Decimal(1))})  # type: ignore[dict-item]
     with pytest.raises(UsageError, match="needs a Account, not a Parcel"):
         crash_everywhere(TRANSFER, documents={ALICE: Parcel(state={})})
 

@@ -158,6 +158,13 @@ def test_a_result_that_is_named_only_is_told_before_anything_is_asked() -> None:
         assert casops.run(Deferred(), operation_id="i") == Lazy(number=1)
 
 
+def test_a_snapshot_shows_what_it_holds() -> None:
+    with CasOps.open("memory://") as casops:
+        casops.run(Open(account="a"), operation_id="i")
+        seen = casops.snapshot([Account.ref("a"), Account.ref("b")])
+        assert repr(seen) == f"Snapshot(accounts/a: {seen[Account.ref('a')]!r}, accounts/b: None)"
+
+
 async def test_who_is_closed_says_for_which_operation() -> None:
     casops = CasOps.open("memory://")
     casops.close()

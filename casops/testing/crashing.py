@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from casops import messages as m
 from casops.business import OperationWork
-from casops.documents import Document, Documents, Ref, dump
+from casops.documents import Document, Documents, Ref, check_ref, dump
 from casops.engine import Engine
 from casops.errors import CasOpsError, UsageError
 from casops.messages import Key, Steps
@@ -72,6 +72,7 @@ def crash_everywhere(
     """
     __tracebackhide__ = True
     for ref, document in documents.items():
+        check_ref(ref)
         if type(document) is not ref.model:
             raise UsageError(f"{ref!r} needs a {ref.model.__name__}, not a {type(document).__name__}")
     initial = {ref.key: dump(ref.key, document) for ref, document in documents.items()}
