@@ -13,7 +13,6 @@ import inspect
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import FrameType
 from typing import Final
 
 from casops.errors import UsageError
@@ -32,13 +31,13 @@ def check_not_running(asked: object) -> None:
         raise UsageError("a business function must not ask the store it works on; it has its documents")
 
 
-# Where calls of a front, or of its store, are carried out: in methods of theirs.
-_CARRIED_OUT: Final = frozenset(
-    f"casops.{name}" for name in ("front", "callers", "stores.couchbase", "stores.memory", "stores.sqlite")
-)
-# Those of a front that call another one, which an application may have made its own.
-_CALL_OTHERS: Final = ("run", "__exit__")
+# Where calls of a front, or of its store, are carried out: in methods of theirs, or in threads that work for them.
+_FRONT: Final = "casops.front"
 _OUR_THREADS: Final = "casops.stores.couchbase_threads"
+_STORES: Final = ("casops.stores.couchbase", "casops.stores.memory", "casops.stores.sqlite")
+_CARRIED_OUT: Final = frozenset((_FRONT, "casops.callers", _OUR_THREADS, *_STORES))
+# Methods of a front that call another one, which an application may have made its own.
+_CALL_OTHERS: Final = ("run", "__exit__")
 
 
 def interrupted(by: tuple[object, ...]) -> bool:
@@ -47,22 +46,21 @@ def interrupted(by: tuple[object, ...]) -> bool:
     The stack tells, so there is nothing that Ctrl-C could keep from being taken back.
     """
     frame = inspect.currentframe()
-    while frame is not None and _module(frame).startswith("casops."):
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("casops."):
         frame = frame.f_back  # those who ask this, on behalf of whoever called
     while frame is not None:
-        module = _module(frame)
-        if module == _OUR_THREADS and frame.f_code.co_name == "_serve":
-            return True  # nobody's business is done here
-        if module in _CARRIED_OUT and not (module == "casops.front" and frame.f_code.co_name in _CALL_OTHERS):
-            mine = frame.f_locals.get("self")
-            if any(mine is each for each in by):
-                return True
+        module = frame.f_globals.get("__name__")
+        if module in _CARRIED_OUT:
+            name = frame.f_code.co_name
+            if module == _OUR_THREADS:
+                if name == "_serve":
+                    return True  # nobody's business is done here
+            elif module != _FRONT or name not in _CALL_OTHERS:
+                mine = frame.f_locals.get("self")
+                if any(mine is each for each in by):
+                    return True
         frame = frame.f_back
     return False
-
-
-def _module(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__"))
 
 
 def interrupts() -> UsageError:
