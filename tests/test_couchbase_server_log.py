@@ -177,13 +177,14 @@ def test_the_control_channel_survives_what_makes_no_sense() -> None:
     with CouchbaseProcess() as server:
         lines = [b"{", b"[]\n", b"null\n", b'{"command": 1}\n', b'{"command": "stop", "arguments": 3}\n', b"\xff\n"]
         for line in [*lines, b"x" * 200_000 + b"\n"]:
-            with socket.create_connection(("127.0.0.1", server.control_port), 10) as channel:
-                # A reset is what a line gets that is too long to be read to its end, whatever we are at by then.
-                with contextlib.suppress(OSError):
-                    channel.sendall(line)
-                    channel.shutdown(socket.SHUT_WR)
-                    answer = channel.makefile("rb").read()
-                    assert answer == b"" or b'"error"' in answer
+            with (
+                socket.create_connection(("127.0.0.1", server.control_port), 10) as channel,
+                contextlib.suppress(OSError),  # a reset is what a line gets that is too long to be read to its end
+            ):
+                channel.sendall(line)
+                channel.shutdown(socket.SHUT_WR)
+                answer = channel.makefile("rb").read()
+                assert answer == b"" or b'"error"' in answer
         assert len(server.ports) == 1
 
 
