@@ -14,8 +14,9 @@ A call comes down through these:
     stores/                                 where documents live: memory, SQLite, Couchbase
 
 `documents.py` and `operations.py` are what business code is written with.  That it comes back from JSON as it was
-is looked after by `arguments.py`, `sameness.py`, `validating.py` and `numbers.py`.  `client/` and `service/` do all of
-this over HTTP and agree on `wire.py`.  `testing/` proves it, and crashes operations of your own.
+is looked after by `arguments.py`, `sameness.py`, `validating.py` and `numbers.py`; `running.py` says who must not ask
+whom.  `client/` and `service/` do all of this over HTTP and agree on `wire.py`.  `testing/` proves it, and crashes
+operations of your own.
 """
 
 from casops.async_front import AsyncCasOps

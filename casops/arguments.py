@@ -71,7 +71,8 @@ def ambiguous(model: Any) -> bool:
     Then it has to be looked at the values (`restored`), in a retry, too, which needs them for nothing else.
     """
     schema = repr(model.__pydantic_core_schema__)
-    return "'type': 'union'" in schema or "'type': 'any'" in schema or schema.count("'type': 'model'") > 1
+    several = any(f"'type': '{kind}'" in schema for kind in ("union", "any", "dataclass"))
+    return several or schema.count("'type': 'model'") > 1  # one is the operation itself
 
 
 def fingerprint_of(operation: Operation[Any]) -> str:

@@ -88,6 +88,30 @@ class Money(BaseModel, Generic[C]):
     amount: int
 
 
+@dataclass
+class Note:
+    text: str
+
+
+@dataclass
+class LongNote(Note):
+    more: str = ""
+
+
+class Write(Operation[str]):
+    note: Note
+
+    def apply(self, documents: Documents) -> str:
+        return self.note.text
+
+
+def test_a_subclass_is_not_taken_for_its_base_in_a_retry() -> None:
+    with CasOps.open("memory://", options=QUICK) as casops:
+        assert casops.run(Write(note=Note("n")), operation_id="i") == "n"
+        with pytest.raises(OperationMismatch):
+            casops.run(Write(note=LongNote("n", "more")), operation_id="i")
+
+
 class Take(Operation[str]):
     what: Money[EUR] | Money[USD] | Euros | Dollars | Bank | Till
 

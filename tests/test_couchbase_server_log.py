@@ -177,10 +177,9 @@ def test_the_control_channel_survives_what_makes_no_sense() -> None:
     with CouchbaseProcess() as server:
         lines = [b"{", b"[]\n", b"null\n", b'{"command": 1}\n', b'{"command": "stop", "arguments": 3}\n', b"\xff\n"]
         for line in [*lines, b"x" * 200_000 + b"\n"]:
-            with (
-                socket.create_connection(("127.0.0.1", server.control_port), 10) as channel,
-                contextlib.suppress(OSError),  # a reset is what a line gets that is too long to be read to its end
-            ):
+            # A reset is what a line gets that is too long to be read to its end, whatever we are at by then.
+            reset = contextlib.suppress(OSError) if len(line) > 100_000 else contextlib.nullcontext()
+            with socket.create_connection(("127.0.0.1", server.control_port), 10) as channel, reset:
                 channel.sendall(line)
                 channel.shutdown(socket.SHUT_WR)
                 answer = channel.makefile("rb").read()

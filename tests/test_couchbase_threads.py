@@ -31,6 +31,11 @@ def wait_until(holds: Callable[[], bool]) -> None:
     raise AssertionError("it never came to that")
 
 
+def none_left(_: threading.Thread) -> None:
+    """Instead of Thread.start."""
+    raise RuntimeError("can't start new thread")
+
+
 def test_results_are_in_the_order_of_the_tasks_and_the_first_is_done_by_who_asks() -> None:
     threads = Threads(4, NAME)
     for size in (0, 1, 2, 9):
@@ -199,9 +204,6 @@ def test_threads_of_an_owner_that_nobody_has_any_more_end() -> None:
 
 
 def test_nobody_to_do_it_is_no_reason_not_to_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none_left(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
     threads = Threads(2, NAME)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", none_left)
@@ -214,9 +216,6 @@ def test_nobody_to_do_it_is_no_reason_not_to_do_it(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_nobody_can_be_given_to_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none_left(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
     threads = Threads(2, NAME)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", none_left)
