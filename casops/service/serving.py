@@ -70,7 +70,7 @@ class Prompt(H11Protocol):
 def serve(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or Ctrl-C, then finish what is in flight.
 
-    Gives the exit status: 1 could not serve, 2 wrong use, 130 Ctrl-C.  SIGTERM ends the process itself, when all is done.
+    Gives the exit status: 1 could not serve, 2 wrong use, 130 Ctrl-C.  SIGTERM ends the process, when all is done.
     """
     arguments = _parser().parse_args(argv)
     if arguments.app_dir:
