@@ -16,13 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from casops import InvariantViolation, Operation, OutcomeUnknown, StoreUnavailable, UsageError
+from casops import Closed, InvariantViolation, Operation, OutcomeUnknown, StoreUnavailable, UsageError
 from casops.client import AsyncClient, Client, ClientOptions, Notice, pending_file
 from casops.client.pending import Asked
 from casops.client.pending_file import PendingFile
@@ -466,6 +467,25 @@ def test_a_signal_handler_may_close_the_client_in_the_middle_of_a_call() -> None
         closing.cancel()
     with pytest.raises(UsageError, match="closed"):
         client.pending()
+
+
+async def test_what_a_closed_client_refuses_has_its_id() -> None:
+    client = AsyncClient(["http://127.0.0.1:1"])
+    await client.aclose()
+    for call in (client.run(Echo(value=1), operation_id="i"), client.outcome("i")):
+        with pytest.raises(Closed) as refused:
+            await call
+        assert refused.value.operation_id == "i"
+
+
+def test_what_a_closed_sync_client_refuses_has_its_id() -> None:
+    client = Client(["http://127.0.0.1:1"])
+    client.close()
+    calls = (partial(client.run, Echo(value=1), operation_id="i"), partial(client.outcome, "i"))
+    for call in (*calls, partial(client.acknowledge, "i"), partial(client.forget, "i")):
+        with pytest.raises(Closed) as refused:
+            call()
+        assert refused.value.operation_id == "i"
 
 
 def test_an_on_notice_that_calls_the_client_does_not_hang(caplog: pytest.LogCaptureFixture) -> None:

@@ -109,7 +109,7 @@ class AsyncClient:
 
     async def _execute(self, operation: Operation[R], operation_id: str, held: list[str] | None = None) -> Outcome[R]:
         """`held`: takes the ids of what is settled, which stays on the pending list until it is handed over."""
-        self._check_usable()
+        self._check_usable(operation_id)
         began = time.monotonic()
         work, asked = asked_of(operation, operation_id, time.time())
         self._register(type(operation))
@@ -158,7 +158,7 @@ class AsyncClient:
 
         Raises StoreUnavailable if no server tells.  A result keeps its JSON form unless its operation is known here.
         """
-        self._check_usable()
+        self._check_usable(operation_id)
         question = Question(check_id(operation_id))
         seen = await self._drive(question, looking(self._desk, question, time.monotonic()))
         return None if seen.found is None else looked_up(seen.found, self._operations)
@@ -198,13 +198,13 @@ class AsyncClient:
 
         Only after it is certain that nobody asks again: once forgotten, the same id would run a second time.
         """
-        self._check_process()
+        self._check_process(operation_id)
         self._desk.renounce(check_id(operation_id))
         self._list.ends(operation_id, then=partial(self._desk.acknowledge, operation_id))
 
     def forget(self, operation_id: str) -> None:
         """Take an operation off the pending list without an answer.  It may have happened, or happen yet."""
-        self._check_process()
+        self._check_process(operation_id)
         self._desk.forget(check_id(operation_id))
         self._list.ends(operation_id)
 
@@ -360,19 +360,24 @@ class AsyncClient:
         if known is not operation:
             raise UsageError(f"two operations are named {operation.operation_name!r}; give one of them name=…")
 
-    def _check_process(self) -> None:
+    def _check_process(self, operation_id: str | None) -> None:
         if self._process != os.getpid():
-            raise UsageError("this client was opened before a fork: its connections are the parent's. Open one in each")
+            raise UsageError(
+                "this client was opened before a fork: its connections are the parent's. Open one in each",
+                operation_id=operation_id,
+            )
 
-    def _check_usable(self) -> None:
-        self._check_process()
+    def _check_usable(self, operation_id: str | None = None) -> None:
+        self._check_process(operation_id)
         if self._closed:
-            raise Closed("this client is closed; nothing was asked")
+            raise Closed("this client is closed; nothing was asked", operation_id=operation_id)
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
-            raise UsageError("this client belongs to another event loop, and so do its connections")
+            raise UsageError(
+                "this client belongs to another event loop, and so do its connections", operation_id=operation_id
+            )
 
 
 async def _until(wake: asyncio.Event, until: float) -> None:

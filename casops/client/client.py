@@ -70,11 +70,11 @@ class Client:
 
     def execute(self, operation: Operation[R], *, operation_id: str) -> Outcome[R]:
         """See AsyncClient.execute."""
-        return self._call(self._client.execute(operation, operation_id=operation_id))
+        return self._call(self._client.execute(operation, operation_id=operation_id), operation_id)
 
     def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
         """See AsyncClient.outcome."""
-        return self._call(self._client.outcome(operation_id))
+        return self._call(self._client.outcome(operation_id), operation_id)
 
     def recover(self) -> Recovered:
         """See AsyncClient.recover."""
@@ -86,11 +86,11 @@ class Client:
 
     def acknowledge(self, operation_id: str) -> None:
         """See AsyncClient.acknowledge."""
-        self._call_plain(lambda: self._client.acknowledge(operation_id))
+        self._call_plain(lambda: self._client.acknowledge(operation_id), operation_id)
 
     def forget(self, operation_id: str) -> None:
         """See AsyncClient.forget."""
-        self._call_plain(lambda: self._client.forget(operation_id))
+        self._call_plain(lambda: self._client.forget(operation_id), operation_id)
 
     @property
     def counters(self) -> Counters:
@@ -129,18 +129,19 @@ class Client:
     ) -> None:
         self.close()
 
-    def _call_plain(self, function: Callable[[], T]) -> T:
+    def _call_plain(self, function: Callable[[], T], operation_id: str | None = None) -> T:
         async def call() -> T:
             return function()
 
-        return self._call(call())
+        return self._call(call(), operation_id)
 
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+    def _call(self, work: Coroutine[Any, Any, T], operation_id: str | None = None) -> T:
         """Have it done in the client's thread, and wait for it."""
         try:
             future = self._submit(work)
-        except UsageError:
+        except UsageError as error:
             work.close()
+            error.operation_id = operation_id
             raise
         try:
             return future.result()
