@@ -30,7 +30,7 @@ class Threads:
         self._started = 0
 
     def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """To be called on the event loop.  If the future is cancelled, the work goes on all the same."""
+        """To be called on the event loop.  If the future is done with before, the work goes on all the same."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self.add(lambda: _carry_out(work, future, loop))
@@ -85,7 +85,7 @@ def _carry_out(work: Callable[[], T], future: asyncio.Future[T], loop: asyncio.A
             what.__cause__ = error
 
     def tell() -> None:
-        if not future.cancelled():
+        if not future.done():
             settle(what)
 
     with suppress(RuntimeError):  # the loop is closed: nobody waits any more

@@ -18,7 +18,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -48,6 +48,7 @@ from casops.messages import (
     Unknown,
     Version,
 )
+from casops.stores import sqlite
 from casops.stores.sqlite import AsyncSqliteStore, SqliteStore
 from casops.stores.sqlite_file import connect
 
@@ -743,6 +744,54 @@ async def test_cancelling_does_not_stop_the_write(path: Path) -> None:
         assert body(store) == "1"
 
 
+async def test_reads_do_not_wait_for_calls_that_wait_for_the_lock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "WORKERS", 1)
+    front = AsyncSqliteStore(SqliteStore(path, busy_timeout=60))
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        writing = [asyncio.create_task(front.perform([Insert(Key("accounts", id), "1")])) for id in "ab"]
+        while not front.store._writing.taken:
+            await asyncio.sleep(0)
+        assert await asyncio.wait_for(front.perform([Read(DOC), Scan()]), 30) == [Missing(), Page((), None)]
+        assert not any(each.done() for each in writing)
+        other.execute("ROLLBACK")
+    assert [type(reply) for each in writing for reply in await each] == [Stored, Stored]
+    await front.close()
+
+
+async def test_what_no_thread_has_begun_is_not_begun_when_its_caller_has_gone_or_its_time_is_over(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "WORKERS", 1)
+    front = AsyncSqliteStore(SqliteStore(path, busy_timeout=60))
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        first = asyncio.create_task(front.perform([Insert(Key("accounts", "first"), "1")]))
+        while not front.store._writing.taken:
+            await asyncio.sleep(0)
+        gone = asyncio.create_task(front.perform([Insert(Key("accounts", "gone"), "1")]))
+        await asyncio.sleep(0)
+        gone.cancel()
+        monkeypatch.setattr(SqliteStore, "longest_wait", 0.001)
+        late = await asyncio.wait_for(front.perform([Insert(Key("accounts", "late"), "1"), Read(DOC)]), 30)
+        assert [type(reply) for reply in late] == [Refused, Refused]
+        said = await asyncio.wait_for(front.converse([_never]), 30)
+        assert isinstance(said[0], Refused)
+        assert not first.done()
+        other.execute("ROLLBACK")
+    assert isinstance((await first)[0], Stored)
+    monkeypatch.undo()
+    # One thread, so what stood before this has been passed by.
+    assert isinstance((await front.perform([Insert(Key("accounts", "last"), "1")]))[0], Stored)
+    for id in ("gone", "late"):
+        assert await front.perform([Read(Key("accounts", id))]) == [Missing()]
+    await front.close()
+
+
+def _never(perform: Callable[[Sequence[StoreRequest]], list[Reply]]) -> None:
+    raise AssertionError("nobody waits for it")
+
+
 async def test_many_tasks_add_one_by_cas(path: Path) -> None:
     front = AsyncSqliteStore(SqliteStore(path))
     await front.perform([Insert(DOC, "0")])
@@ -932,7 +981,8 @@ def test_a_store_is_not_carried_across_a_fork(path: Path) -> None:
         import asyncio, os, sys
         from casops.errors import UsageError
         from casops.messages import *
-        from casops.stores.sqlite import AsyncSqliteStore, SqliteStore
+        from casops.stores import sqlite
+from casops.stores.sqlite import AsyncSqliteStore, SqliteStore
         store = SqliteStore(sys.argv[1])
         front = AsyncSqliteStore(store)
         doc = Key("accounts", "alice")

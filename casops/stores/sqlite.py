@@ -46,7 +46,7 @@ from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
 from casops.errors import Closed, StoreUnavailable, UsageError
-from casops.messages import Key, Refused, Reply, StoreRequest, Unknown
+from casops.messages import Key, Read, Refused, Reply, Scan, StoreRequest, Unknown
 from casops.running import interrupts
 from casops.stores import TalkTo, sqlite_forks
 from casops.stores.one_at_a_time import OneAtATime
@@ -99,13 +99,15 @@ FASTER: Final = 24.0
 # Seconds since 1970.  A file whose time is before (0: a new one) was made by a machine whose clock was not yet set.
 RELEASED: Final = 1_767_225_600  # 2026
 
-# Calls of an AsyncSqliteStore under way at once: most of them read, and a thread that waits costs little.
+# Calls of an AsyncSqliteStore under way at once, of those that only read and of all others: a thread that waits costs
+# little.
 WORKERS: Final = 32
 
 
 Work: TypeAlias = Callable[[Transaction], None]
 
 _NOT_TOLD: Final = Unknown("another thread was writing this and has not told what became of it")
+_WAITED: Final = Refused("the store is busy: too many calls of this process wait for it")
 
 
 class _Job:
@@ -404,23 +406,32 @@ def _end(connection: sqlite3.Connection | None) -> None:
 
 
 class AsyncSqliteStore:
-    """A SqliteStore for the async driver: its calls run in a bounded pool of threads."""
+    """A SqliteStore for the async driver: its calls run in bounded pools of threads.
+
+    Those that only read have one of their own, or they would wait for those that wait for another process.
+    """
 
     def __init__(self, store: SqliteStore) -> None:
         self.store = store
-        self._threads = Threads(WORKERS, "casops-sqlite")  # daemons: a function that hangs must not keep the process
+        # Daemons: a function that hangs must not keep the process.
+        self._reading = Threads(WORKERS, "casops-sqlite-reading")
+        self._writing = Threads(WORKERS, "casops-sqlite")
         self._under_way: set[asyncio.Future[Any]] = set()
         self._closing = False
 
     async def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
-        """As SqliteStore.perform.  Cancelling does not stop the write: its outcome is then unknown."""
+        """As SqliteStore.perform.  Cancelling does not stop a write that has begun: its outcome is then unknown."""
         self.check_usable()  # here too: after a fork there are no threads and it would wait for ever
-        return await self._run(partial(self.store.perform, tuple(batch)))
+        asked = tuple(batch)
+        reads = all(isinstance(request, Read | Scan) for request in asked)
+        threads = self._reading if reads else self._writing
+        return await self._run(threads, partial(self.store.perform, asked), [_WAITED for _ in asked])
 
     async def converse(self, conversations: Sequence[TalkTo], /) -> list[Refused | Unknown | None]:
-        """As SqliteStore.converse.  Cancelling does not stop it: its outcome is then unknown."""
+        """As SqliteStore.converse.  Cancelling does not stop it once it has begun: its outcome is then unknown."""
         self.check_usable()
-        return await self._run(partial(self.store.converse, tuple(conversations)))
+        asked = tuple(conversations)
+        return await self._run(self._writing, partial(self.store.converse, asked), [_WAITED for _ in asked])
 
     def check_usable(self) -> None:
         """As SqliteStore.check_usable."""
@@ -439,11 +450,30 @@ class AsyncSqliteStore:
             if under_way := [each for each in self._under_way if each.get_loop() is loop]:
                 await asyncio.wait(under_way, timeout=self.store.longest_wait)
         finally:  # the wait may be cancelled; the closing goes on then, too
-            self._threads.close()
+            self._reading.close()
+            self._writing.close()
             await in_thread(self.store.close)
 
-    async def _run(self, work: Callable[[], T]) -> T:
-        future = self._threads.run(work)
+    async def _run(self, threads: Threads, work: Callable[[], T], waited: T) -> T:
+        """In a thread; what no thread has begun when its caller has gone, or after the longest wait, never is.
+
+        Threads may all be waiting for another process, and callers who give up come back with the same.
+        """
+        begun = threading.Lock()  # taken, once, by the thread that begins or by who sees to it that none does
+
+        def begin() -> T:
+            return work() if begun.acquire(blocking=False) else waited
+
+        def withdraw() -> None:
+            if begun.acquire(blocking=False):
+                future.set_result(waited)
+
+        future = threads.run(begin)
         self._under_way.add(future)
         future.add_done_callback(self._under_way.discard)
-        return await future
+        patience = asyncio.get_running_loop().call_later(self.store.longest_wait, withdraw)
+        try:
+            return await future
+        finally:
+            patience.cancel()
+            begun.acquire(blocking=False)
