@@ -981,8 +981,7 @@ def test_a_store_is_not_carried_across_a_fork(path: Path) -> None:
         import asyncio, os, sys
         from casops.errors import UsageError
         from casops.messages import *
-        from casops.stores import sqlite
-from casops.stores.sqlite import AsyncSqliteStore, SqliteStore
+        from casops.stores.sqlite import AsyncSqliteStore, SqliteStore
         store = SqliteStore(sys.argv[1])
         front = AsyncSqliteStore(store)
         doc = Key("accounts", "alice")

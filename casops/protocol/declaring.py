@@ -223,5 +223,6 @@ def stays_pending(error: CasOpsError) -> None:
     """Another call has the intention, so it stays listed, and may succeed where this one did not."""
     error.happened, error.retry = None, True
     error.add_note(
-        "casops: another call declared it or took it over: it stays pending; cancel it if it must not happen"
+        "casops: another call declared it or took it over, or its own declaration is still on its way: it stays "
+        "pending; cancel it if it must not happen"
     )

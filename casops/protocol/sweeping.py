@@ -6,10 +6,10 @@ Must not be in here: loops over operations that run business code (the front doe
 from __future__ import annotations
 
 from casops.errors import InvariantViolation
-from casops.messages import Entry, Forget, Key, Missing, Steps, Stored
+from casops.messages import Entry, Key, Missing, Remove, Steps, Stored
 from casops.protocol.declaring import check_time
 from casops.protocol.ended import Ended
-from casops.protocol.environment import Environment, Found
+from casops.protocol.environment import Environment, Found, StoreFailed
 from casops.protocol.fate import Standing, Suspect, decide, read_with_participants, record_write, standing_of
 from casops.protocol.limits import MAX_LISTED
 from casops.protocol.reading import is_committed
@@ -73,7 +73,7 @@ def list_declared(environment: Environment) -> Steps[list[Declared]]:
         for entry in several:
             try:
                 listed.append((yield from _declared(environment, entry, records[result_key(entry.id)])))
-            except InvariantViolation as error:  # it must not keep the others from being listed
+            except (InvariantViolation, StoreFailed) as error:  # it must not keep the others from being listed
                 listed.append(Declared(entry.id, None, entry.cas, Standing(), ended=False, unreadable=str(error)))
     return listed
 
@@ -138,5 +138,9 @@ def too_old_to_start(environment: Environment, declared: Declared) -> bool:
 
 
 def drop_intention(environment: Environment, declared: Declared) -> Steps[None]:
-    """Remove an intention that can never run, because its id has ended with other arguments."""
-    yield from environment.perform(Forget(intention_key(declared.operation_id)))
+    """Remove an intention that can never run, because its id has ended with other arguments.
+
+    By its CAS: another call may have declared the id anew, with the arguments that it has ended with.
+    """
+    if declared.cas is not None:
+        yield from environment.perform(Remove(intention_key(declared.operation_id), declared.cas))
