@@ -261,7 +261,11 @@ MUTANTS = [
         "protocol/execution.py",
         """        yield from drop_dead(self.environment, self.asker, self.staged)
         withdrawn = yield from self.declaration.withdraw()
+        # An intention that got no reply may still be on its way, and land after all of it was removed.
+        withdrawn = withdrawn and not self.declaration.in_doubt
         if isinstance(error, OperationMismatch):
+            if self.declaration.in_doubt:
+                stays_pending(error)
             raise error  # R(i) is of another operation, or the intention that stands
         if withdrawn and self._free():
             yield from release(self.environment, self.id, self.standing)
@@ -271,7 +275,11 @@ MUTANTS = [
         """        yield from self._look()
         yield from drop_dead(self.environment, self.asker, self.staged)
         withdrawn = yield from self.declaration.withdraw()
+        # An intention that got no reply may still be on its way, and land after all of it was removed.
+        withdrawn = withdrawn and not self.declaration.in_doubt
         if isinstance(error, OperationMismatch):
+            if self.declaration.in_doubt:
+                stays_pending(error)
             raise error  # R(i) is of another operation, or the intention that stands
         if withdrawn and self._free():
             yield from release(self.environment, self.id, self.standing)
