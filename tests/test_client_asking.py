@@ -622,6 +622,16 @@ def test_looking_tells_what_another_server_would_tell_too() -> None:
     assert len(world.sent) == 1
 
 
+def test_that_one_server_never_heard_of_it_is_nothing_where_another_is_at_it() -> None:
+    """On a file a server sees another's operation only when it has ended."""
+    world = World(["a", "b"], QUICK)
+    at_it = (0.1, problem(409, "in-progress", happened="unknown"))
+    world.servers.update(a=always(at_it), b=always((0.2, problem(404, "outcome-unheard", operation_id="a/b"))))
+    with pytest.raises(OutcomeUnknown, match="in-progress"):
+        look(world)
+    assert len(world.sent) == 2
+
+
 def look(world: World) -> Seen:
     """Ask what became of an id; the world goes on by single events, as it does for calls."""
     question = Question("a/b")

@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -27,6 +28,7 @@ import httpx
 from casops.client.aging import check_age, has_to_be_young
 from casops.client.asking import Asking
 from casops.client.desk import Desk
+from casops.client.errors import not_asked
 from casops.client.http import Connect, Replied, connect_plainly, exchange
 from casops.client.looking import Question, looking
 from casops.client.messages import Concern, Message, Send, Steps
@@ -35,7 +37,7 @@ from casops.client.options import ClientOptions
 from casops.client.pending import Asked, Entry
 from casops.client.pending_list import PendingList
 from casops.client.probing import Health, probing
-from casops.client.recovering import TOGETHER, Left, Recovered, operation_of
+from casops.client.recovering import TOGETHER, Left, Recovered, check_heard, operation_of
 from casops.client.servers import Server
 from casops.client.telling import log, tell
 from casops.client.translating import asked_of, check_urls, looked_up, outcome_of
@@ -83,6 +85,7 @@ class AsyncClient:
         self._tasks: set[asyncio.Task[None]] = set()
         self._probed: set[Server] = set()
         self._closed = False
+        self._closing: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wakes: set[Callable[[], None]] = set()
         self._process = os.getpid()
@@ -114,12 +117,8 @@ class AsyncClient:
         work, asked = asked_of(operation, operation_id, time.time())
         self._register(type(operation))
         if operation_id in self._desk.acknowledgements:
-            used = UsageError(
-                "this id was acknowledged, so its result may be forgotten; an id is never used again",
-                operation_id=operation_id,
-            )
-            used.happened = None  # the application knows
-            raise used
+            told = "this id was acknowledged, so its result may be forgotten; an id is never used again"
+            raise not_asked(UsageError(told, operation_id=operation_id))
         entry = self._desk.table.enter(asked, f"/operations/{path_of(type(operation))}")
         settled = noted = False
         final: CasOpsError | None = None
@@ -129,8 +128,9 @@ class AsyncClient:
             noted = True
             await self._drive(entry, Asking(self._desk, entry, began).run())
             assert entry.answer is not None
-            outcome = outcome_of(asked, entry.answer, work.adapter)
-            settled = True
+            answer = replace(entry.answer, replayed=entry.answer.replayed or entry.taken)
+            outcome = outcome_of(asked, answer, work.adapter)
+            settled = entry.taken = True
             return outcome
         except CasOpsError as error:
             # What cannot be right stays on the list, and what is too old to be asked for: somebody has to look at it.
@@ -153,6 +153,26 @@ class AsyncClient:
             final.happened, final.retry = None, True
             final.add_note("casops: the disk under the pending list does not say yet that this has ended")
 
+    async def hold(self, operation: Operation[R], operation_id: str, held: list[str]) -> Outcome[R]:
+        """Like `execute`, but what is answered stays on the pending list until `hand_over(held)`.
+
+        For a caller that may be interrupted between the answer and its return (client.py).
+        """
+        began = time.monotonic()
+        try:
+            return await self._execute(operation, operation_id, held)
+        except CasOpsError as error:
+            if self.hand_over(held) and error.happened is False:
+                await self._make_sure(error, began)
+            raise
+
+    def hand_over(self, held: list[str]) -> bool:
+        """Take off the pending list what the application has by now.  Whether there is anything of it."""
+        settled = [each for each in held if self._desk.hand_over(each)]
+        for operation_id in settled:
+            self._list.ends(operation_id)
+        return settled != []
+
     async def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
         """Did it happen?  None: nothing is known of it (see CasOps.outcome).  Changes nothing.
 
@@ -168,22 +188,30 @@ class AsyncClient:
 
         What is answered stays on the list until this returns: if it is cancelled, the next one tells the same.  What is
         so old that the servers may have forgotten it is left with Expired, and stays on the list until it is forgotten.
+        It goes on for as long as servers answer: after one deadline (ClientOptions) without any answer all that has not
+        been asked for is left with OutcomeUnknown.  Raises Closed; UsageError after a fork or in another event loop.
         """
+        held: list[str] = []
+        recovered = await self.recover_and_hold(held)
+        self.hand_over(held)
+        return recovered
+
+    async def recover_and_hold(self, held: list[str]) -> Recovered:
+        """Like `recover`, but what is settled stays on the pending list until `hand_over(held)`."""
         self._check_usable()
         gate = asyncio.Semaphore(TOGETHER)
-        held: list[str] = []
+        began = time.monotonic()
 
         async def one(asked: Asked) -> Outcome[Any] | Left:
             async with gate:
                 try:
+                    silence = time.monotonic() - max(began, self._desk.heard)
+                    check_heard(asked, silence, self._options.deadline)
                     return await self._execute(operation_of(asked, self._operations), asked.operation_id, held)
                 except CasOpsError as error:
                     return Left(asked, error)
 
         ended = await asyncio.gather(*(one(each) for each in self.pending()))
-        for operation_id in held:
-            if self._desk.hand_over(operation_id):
-                self._list.ends(operation_id)
         return Recovered(
             tuple(each for each in ended if isinstance(each, Outcome)),
             tuple(each for each in ended if isinstance(each, Left)),
@@ -198,13 +226,13 @@ class AsyncClient:
 
         Only after it is certain that nobody asks again: once forgotten, the same id would run a second time.
         """
-        self._check_process(operation_id)
+        self._check_open(operation_id)
         self._desk.renounce(check_id(operation_id))
         self._list.ends(operation_id, then=partial(self._desk.acknowledge, operation_id))
 
     def forget(self, operation_id: str) -> None:
         """Take an operation off the pending list without an answer.  It may have happened, or happen yet."""
-        self._check_process(operation_id)
+        self._check_open(operation_id)
         self._desk.forget(check_id(operation_id))
         self._list.ends(operation_id)
 
@@ -217,10 +245,16 @@ class AsyncClient:
         return {each.url: each.state for each in self._desk.servers.all}
 
     async def aclose(self) -> None:
-        """Let go of what is still under way; the pending list keeps it."""
-        if self._closed or self._process != os.getpid():  # the connections are the parent's
+        """Let go of what is still under way; the pending list keeps it.  Whoever waits for this may be cancelled."""
+        if self._process != os.getpid():  # the connections are the parent's
             return
-        self._closed = True
+        if self._closing is None:
+            self._closed = True
+            self._closing = asyncio.get_running_loop().create_task(self._let_go())
+        if not self._closing.done():
+            await asyncio.shield(self._closing)
+
+    async def _let_go(self) -> None:
         try:
             for wake in self._wakes:
                 wake()
@@ -303,7 +337,12 @@ class AsyncClient:
 
     def _post(self, message: Message) -> None:
         self._desk.sending(message, time.monotonic())
-        self._start(self._carry(message))
+
+        def ended() -> None:
+            if message.fate is None:  # it was cancelled before it began
+                self._desk.lost(message, "it was given up", sent=False, now=time.monotonic())
+
+        self._start(self._carry(message), ended)
 
     async def _carry(self, message: Message) -> None:
         """Carry one message; it outlives the call that sent it."""
@@ -325,19 +364,18 @@ class AsyncClient:
         self._tell()
 
     async def _probe(self, server: Server) -> None:
-        try:
-            health = Health()
-            await self._drive(health, probing(self._desk, server, health, time.monotonic()))
-        finally:
-            self._probed.discard(server)
+        health = Health()
+        await self._drive(health, probing(self._desk, server, health, time.monotonic()))
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None], ended: Callable[[], None]) -> None:
+        """`ended`: called when it has ended in any way, also if it was cancelled before it began."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(partial(self._ended, ended))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, ended: Callable[[], None], task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        ended()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a message could not be carried", exc_info=error)
 
@@ -350,7 +388,7 @@ class AsyncClient:
         for server in self._desk.servers.all:
             if server.state == "suspect" and server not in self._probed and not self._closed:
                 self._probed.add(server)
-                self._start(self._probe(server))
+                self._start(self._probe(server), partial(self._probed.discard, server))
 
     # --- small things -----------------------------------------------------------------------
 
@@ -360,24 +398,21 @@ class AsyncClient:
         if known is not operation:
             raise UsageError(f"two operations are named {operation.operation_name!r}; give one of them name=…")
 
-    def _check_process(self, operation_id: str | None) -> None:
+    def _check_open(self, operation_id: str | None) -> None:
         if self._process != os.getpid():
-            raise UsageError(
-                "this client was opened before a fork: its connections are the parent's. Open one in each",
-                operation_id=operation_id,
-            )
-
-    def _check_usable(self, operation_id: str | None = None) -> None:
-        self._check_process(operation_id)
+            told = "this client was opened before a fork: its connections are the parent's. Open one in each process"
+            raise not_asked(UsageError(told, operation_id=operation_id))
         if self._closed:
             raise Closed("this client is closed; nothing was asked", operation_id=operation_id)
+
+    def _check_usable(self, operation_id: str | None = None) -> None:
+        self._check_open(operation_id)
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
-            raise UsageError(
-                "this client belongs to another event loop, and so do its connections", operation_id=operation_id
-            )
+            told = "this client belongs to another event loop, and so do its connections"
+            raise not_asked(UsageError(told, operation_id=operation_id))
 
 
 async def _until(wake: asyncio.Event, until: float) -> None:

@@ -15,10 +15,12 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from casops.client.async_client import AsyncClient
+from casops.client.errors import not_asked
 from casops.client.http import Connect
 from casops.client.notices import Counters, Notice
 from casops.client.options import ClientOptions
@@ -70,7 +72,10 @@ class Client:
 
     def execute(self, operation: Operation[R], *, operation_id: str) -> Outcome[R]:
         """See AsyncClient.execute."""
-        return self._call(self._client.execute(operation, operation_id=operation_id), operation_id)
+        held: list[str] = []
+        outcome = self._call(self._client.hold(operation, operation_id, held), operation_id)
+        self._hand_over(held)
+        return outcome
 
     def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
         """See AsyncClient.outcome."""
@@ -78,7 +83,10 @@ class Client:
 
     def recover(self) -> Recovered:
         """See AsyncClient.recover."""
-        return self._call(self._client.recover())
+        held: list[str] = []
+        recovered = self._call(self._client.recover_and_hold(held))
+        self._hand_over(held)
+        return recovered
 
     def pending(self) -> list[Asked]:
         """See AsyncClient.pending."""
@@ -129,6 +137,11 @@ class Client:
     ) -> None:
         self.close()
 
+    def _hand_over(self, held: list[str]) -> None:
+        """Only here does this thread have what was found out: a Ctrl-C before loses nothing."""
+        with suppress(RuntimeError):  # closed just now: the next life asks once more, and hears the same
+            self._loop.call_soon_threadsafe(self._client.hand_over, held)
+
     def _call_plain(self, function: Callable[[], T], operation_id: str | None = None) -> T:
         async def call() -> T:
             return function()
@@ -151,9 +164,10 @@ class Client:
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         if self._process != os.getpid():  # before the lock, which may have been held when it was forked
-            raise UsageError("this client was opened before a fork: its thread stayed behind. Open one in each process")
+            told = "this client was opened before a fork: its thread stayed behind. Open one in each process"
+            raise not_asked(UsageError(told))
         if threading.current_thread() is self._thread:
-            raise UsageError("on_notice must not call the client: it would wait for itself")
+            raise not_asked(UsageError("on_notice must not call the client: it would wait for itself"))
         with self._closing:
             if self._closed:
                 raise Closed("this client is closed; nothing was asked")

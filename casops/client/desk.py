@@ -37,6 +37,8 @@ class Desk:
         self.counters = Counters()
         self.retention: float | None = None
         """Seconds for which the servers remember results: the least that any told (infinity: for ever)."""
+        self.heard = float("-inf")
+        """When a server last told how an operation ended, or that it never will."""
         self._name = name
         self._numbers = 0
         self._notices: list[Notice] = []
@@ -106,6 +108,8 @@ class Desk:
                 concern.uncertain = True
             if isinstance(fate, Told):
                 concern.begun |= fate.begun
+            if isinstance(fate, Answer) or (isinstance(fate, Told) and fate.again == "never"):
+                self.heard = now
             if isinstance(fate, Answer):
                 self._answered(concern, message, fate)
         self._wake(concern)

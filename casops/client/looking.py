@@ -12,7 +12,7 @@ from urllib.parse import quote
 from casops.client.desk import Desk
 from casops.client.messages import Fate, Lost, Message, Seen, Send, Steps, Told, Wait
 from casops.client.replies import read_outcome
-from casops.errors import StoreUnavailable
+from casops.errors import OutcomeUnknown, StoreUnavailable
 
 
 @dataclass(eq=False)
@@ -72,8 +72,13 @@ def _why(message: Message) -> str:
 
 
 def _seen(sent: list[Message]) -> Seen | None:
-    """What a server told, or None.  Raises an error that asking another does not change."""
+    """What a server told, or None.  Raises an error that asking another does not change.
+
+    That a server never heard of it counts for nothing where another one is at it, or cannot tell.
+    """
     for each in sent:
         if isinstance(each.fate, Told) and each.fate.again == "never":
             raise each.fate.error
-    return next((each.fate for each in sent if isinstance(each.fate, Seen)), None)
+    unsure = any(isinstance(each.fate, Told) and isinstance(each.fate.error, OutcomeUnknown) for each in sent)
+    told = [each.fate for each in sent if isinstance(each.fate, Seen)]
+    return next((each for each in told if each.found is not None or not unsure), None)

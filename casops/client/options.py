@@ -72,8 +72,9 @@ class ClientOptions:
     table: int = 10_000
     """Operations that may wait for an answer or for somebody to fetch it.  Zero is refused.  Some MB."""
 
-    reply_bytes: int = 16 * 1024 * 1024
-    """Bytes of one reply at most.  Zero is refused.  Below a Couchbase document's 20 MB: a result is part of one."""
+    reply_bytes: int = 20 * 1024 * 1024
+    """Bytes of one reply at most.  Zero is refused.  The largest document of Couchbase: a result is part of one (16 MiB
+    at most), and so is what an outcome tells beside it."""
 
     connections: int = 100
     """Connections to one server at most.  Zero is refused.  httpx's own default."""

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from casops.client.errors import not_asked
 from casops.client.messages import Answer, Fate
 from casops.client.options import ClientOptions
 from casops.client.replies import read_answer
@@ -56,6 +57,8 @@ class Entry:
     earlier: bool = False
     """An earlier life of this client asked for it."""
     answer: Answer | None = None
+    taken: bool = False
+    """A call has made its outcome of the answer: for those that share it, it is a replay."""
     delivered: bool = False
     """A caller has had the answer."""
     acknowledged: bool = False
@@ -105,13 +108,11 @@ class Table:
         entry = self._entries.get(operation_id)
         if entry is None:
             if len(self._entries) >= self._options.table:
-                full = Contended(
+                told = (
                     f"{len(self._entries)} operations wait for an answer already; nothing was sent. "
-                    "Ask for those again (recover), or give them up (forget)",
-                    operation_id=operation_id,
+                    "Ask for those again (recover), or give them up (forget)"
                 )
-                full.happened = None  # nobody was asked: an earlier life of this client may have been answered
-                raise full
+                raise not_asked(Contended(told, operation_id=operation_id))
             entry = self._entries[operation_id] = Entry(asked, uncertain=not self._ended.get(operation_id, True))
         elif entry.asked.fingerprint != asked.fingerprint:
             raise OperationMismatch(

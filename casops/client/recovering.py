@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from casops.business import OperationWork
 from casops.client.pending import Asked
-from casops.errors import CasOpsError, UsageError
+from casops.errors import CasOpsError, OutcomeUnknown, UsageError
 from casops.operations import Operation
 from casops.outcome import Outcome
 from casops.validating import misfit
@@ -35,6 +36,19 @@ class Recovered:
     left: tuple[Left, ...]
 
 
+def check_heard(asked: Asked, silence: float, deadline: float) -> None:
+    """A list of thousands must not take a deadline for every few of them.  Both in seconds.
+
+    Raises OutcomeUnknown if no server has answered for so long.
+    """
+    if silence >= deadline:
+        raise OutcomeUnknown(
+            f"no server has answered for {silence:.0f} seconds: it was not asked for again this time. "
+            "Recover again later",
+            operation_id=asked.operation_id,
+        )
+
+
 def operation_of(asked: Asked, operations: Mapping[str, type[Operation[Any]]]) -> Operation[Any]:
     """The operation as it was asked for.  Raises UsageError, which takes nothing off the list.
 
@@ -55,9 +69,16 @@ def _restored(asked: Asked, operations: Mapping[str, type[Operation[Any]]]) -> O
             operation_id=asked.operation_id,
         )
     try:
-        return model.model_validate_json(asked.arguments)
+        operation = model.model_validate_json(asked.arguments)
     except Exception as error:  # a validator of the application's own may raise anything
         raise UsageError(
             f"the arguments in the pending list do not fit {model.__name__}: {misfit(error)}",
             operation_id=asked.operation_id,
         ) from error
+    if OperationWork(operation, asked.operation_id).fingerprint != asked.fingerprint:
+        raise UsageError(
+            f"{model.__name__} has changed since it was asked for: asked for again it would be another operation. "
+            "See what `outcome` tells, then `forget` it",
+            operation_id=asked.operation_id,
+        )
+    return operation

@@ -15,12 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.mutants.hunt import Finder
 from tests.mutants.listed import Mutant
 
-TESTS = tuple(f"tests/test_client_{each}.py" for each in ("parts", "asking", "pending_list"))
+TESTS = tuple(f"tests/test_client_{each}.py" for each in ("parts", "asking", "pending_list", "handing_over"))
 
 
 def of(file: str, name: str, old: str, new: str) -> Mutant:
     return Mutant(name, f"client/{file}.py", old, new, listed=False)
 
+
+HANDED_OVER = "execute(operation, operation_id=operation_id)"
 
 MUTANTS = [
     of("asking", "give a server up at the first failure", "GIVEN_UP_AFTER = 2", "GIVEN_UP_AFTER = 1"),
@@ -184,7 +186,7 @@ MUTANTS = [
     of("aging", "an answer that is there may be too old", "entry.answer is None and", ""),
     of("aging", "ids that tell their time may be too old", " and time_of(entry.asked.operation_id) is None", ""),
     of("pending", "an earlier life is forgotten", "uncertain=True, earlier=True", "uncertain=True"),
-    of("pending", "the table is full, so it did not happen", "full.happened = None", "pass"),
+    of("errors", "nobody was asked, so it did not happen", "error.happened = None", "pass"),
     of("desk", "the longest retention counts", "told < self.retention", "told > self.retention"),
     of("replies", "for ever is no time", 'float(text) or float("inf")', "float(text)"),
     of(
@@ -194,7 +196,6 @@ MUTANTS = [
         "if False and self._desk",
     ),
     of("async_client", "what is too old goes off the list", "settled = noted and not error", "settled = not error"),
-    of("async_client", "acknowledged, so it did not happen", "used.happened = None", "pass"),
     of(
         "async_client",
         "acknowledged ids may be asked again",
@@ -241,6 +242,19 @@ MUTANTS = [
         "raise",
     ),
     of("pending_file", "written anew in vain all the time", "if began < self._not_before:", "if False:"),
+    of("desk", "nobody notes that a server answers", "                self.heard = now\n", "                pass\n"),
+    of("recovering", "a list takes any time", "if silence >= deadline:", "if False:"),
+    of(
+        "recovering",
+        "another operation is asked for",
+        "fingerprint != asked.fingerprint:",
+        "fingerprint is None:",
+    ),
+    of("looking", "a server that is at it is no matter", "is not None or not unsure)", "is not None or True)"),
+    of("client", "handed over before its caller has it", "hold(operation, operation_id, held)", HANDED_OVER),
+    of("async_client", "a shared answer is new to all", "entry.answer.replayed or entry.taken)", "False)"),
+    of("async_client", "closing ends with who waits for it", "asyncio.shield(self._closing)", "self._closing"),
+    of("async_client", "what never began is on its way", "if message.fate is None:  #", "if False:  #"),
     of("pending_list", "what was not sent is closed with the list", "if new and not noted:", "if False:"),
     of("async_client", "no for good, whatever the list says", "if final is not None:", "if False:"),
     of("async_client", "a broken connection ends a recovery", "for pause in (0.0, *LOOKS):", "for pause in (0.0,):"),
