@@ -68,7 +68,7 @@ def restored(operation: Operation[R], text: str) -> Operation[R]:
 def ambiguous(model: Any) -> bool:
     """Whether different arguments may have one text, by their types: a union, anything, a model that has subclasses.
 
-    Then it has to be looked at the values (`restored`), in a retry, too, which needs them for nothing else.
+    Then the values must be looked at (`restored`); in a retry, too, which needs them for nothing else.
     """
     schema = repr(model.__pydantic_core_schema__)
     several = any(f"'type': '{kind}'" in schema for kind in ("union", "any", "dataclass"))

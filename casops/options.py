@@ -35,8 +35,10 @@ class Options:
     patience.  Also the first wait after a lost race.  Zero: no waiting (tests).  About one step."""
 
     deadline: float = 30.0
-    """Seconds a call may take in all, waiting for others included.  Zero is refused: nothing would be tried.
-    A caller of HTTP gives up at about that time."""
+    """Seconds a call may go on asking and waiting for others.  What is under way then is not broken off: a business
+    function, a request to the store (whose own bound is said by the store: `busy_timeout` and ten seconds for other
+    threads on a file, `timeout` on Couchbase).  Zero is refused: nothing would be tried.  A caller of HTTP gives up at
+    about that time."""
 
     attempts: int = 64
     """Tries at one operation before Contended.  Zero is refused.  With 16 workers racing on one document

@@ -4,6 +4,7 @@ The rules
 ---------
  1. An operation *i* goes through three points, each a compare-and-swap: its **intention** is
     declared, its **main values** are staged on the documents, its **result** R(i) says how it ended.
+    What is written at the three is its stream log: from it anybody can tell how far it got, and finish it.
  2. An attempt is committed at the moment R(i) is `proposed` with it and every participant carries
     its stage, whether or not anybody has noticed.  So there are two steps to the answer, however
     many documents there are, and nobody waits for a third write.

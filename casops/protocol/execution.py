@@ -8,7 +8,7 @@
 Everything else in this file is about losing: a lost race is tried again from a new reading, an unknown reply is
 decided like a stranger's attempt (fate.py), another worker's operation is given its time and then taken over.
 
-Where a store can write several documents at once, all of it is tried in one step before (at_once.py).  Where others of
+Where a store can write several documents at once, all of it is tried in one write first (at_once.py).  Where others of
 this process work on the same documents (`behind`), they are waited for between the two, and leave what they have seen.
 
 Must not be in here: what comes after the answer (settling.py).
