@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from casops.bounds import check_number, check_whole
 from casops.errors import UsageError
 
 DAY = 86_400.0
 YEAR = 365 * DAY
-# Fifty years of seconds: more is a mistake in the unit, and moments after 2106 are none that Couchbase can hold.
-MOST = 50 * YEAR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,18 +65,12 @@ class Options:
     (the cost of a commit is shared already) and the last of them waits longer."""
 
     def __post_init__(self) -> None:
-        for name in ("retention", "patience", "poll", "deadline", "grace", "skew"):
-            value: float = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value <= MOST:
-                raise UsageError(f"option {name} must be from zero to {MOST:.0f} seconds (50 years), not {value!r}")
-        if self.skew > YEAR:
-            raise UsageError(f"option skew must be at most {YEAR:.0f} seconds (a year), not {self.skew!r}")
-        if self.deadline == 0:
-            raise UsageError("option deadline must be more than zero seconds: nothing would be tried")
+        for name in ("retention", "patience", "poll", "grace"):
+            check_number(name, getattr(self, name))
+        check_number("deadline", self.deadline, zero=False)
+        check_number("skew", self.skew, most=YEAR)
         for name, least in (("attempts", 1), ("park_after", 0), ("settle_queue", 0), ("settle_together", 1)):
-            number: int = getattr(self, name)
-            if not isinstance(number, int) or number < least:
-                raise UsageError(f"option {name} must be a whole number and at least {least}, not {number!r}")
+            check_whole(name, getattr(self, name), least)
         # A worker that has been at it for as long as the deadline gives up.  If that were near the
         # retention it could miss that others had finished the operation and forgotten it again.
         if self.retention and self.deadline * 10 > self.retention:

@@ -36,7 +36,7 @@ class Outcome(Generic[R_co]):
     operation: str | None = None
     """Its name; None where an id was cancelled that nobody had declared."""
     recorded: Any = field(default=None, repr=False, compare=False)
-    """The result as JSON holds it, as it was recorded."""
+    """The result as JSON holds it, as it was recorded; None if there is none."""
 
     @property
     def result(self) -> R_co:

@@ -373,6 +373,7 @@ def test_answers() -> None:
         (400, "body-invalid", UsageError, "others"),
         (404, "operation-unknown", UsageError, "others"),
         (404, "path-unknown", UsageError, "others"),
+        (405, "method-unknown", UsageError, "others"),
         (422, "of-next-year", UsageError, "never"),
         (413, "body-too-large", UsageError, "others"),
         (431, "headers-too-large", UsageError, "others"),
@@ -482,6 +483,7 @@ def test_an_outcome_of_another_operation_or_without_its_parts_is_no_reply(status
         (500, "business-error", "unknown", True),
         (500, "business-error", "no", False),
         (503, "too-busy", "no", False),
+        (503, "too-busy", "unknown", False),  # what others did; this one did nothing
         (503, "contended", "no", False),
         (422, "usage", "no", False),
     ],
@@ -647,5 +649,5 @@ def test_the_pure_parts_do_no_io_and_read_no_clock(name: str) -> None:
             outside |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             outside.add(node.module or "")
-    casops_own = {f"casops.{each}" for each in ("errors", "ids", "validating", "wire")}
+    casops_own = {f"casops.{each}" for each in ("bounds", "errors", "ids", "validating", "wire")}
     assert outside <= allowed | casops_own | {f"casops.client.{each}" for each in PURE}

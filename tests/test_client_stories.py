@@ -205,9 +205,10 @@ async def test_results_come_as_they_were(story: Story, value: Any) -> None:
 async def test_outcomes_can_be_looked_up(story: Story) -> None:
     client = story.client()
     assert await client.outcome(story.operation_id) is None
-    await story.run(client)
+    ran = await client.execute(story.transfer, operation_id=story.operation_id)
     outcome = await client.outcome(story.operation_id)
     assert outcome.status == "applied"
+    assert ran.recorded == outcome.recorded == ran.result.model_dump(mode="json")
     assert [event.what for event in outcome.history]
     assert await client.outcome("a/b ü") is None
 

@@ -309,6 +309,26 @@ async def test_an_operation_that_is_not_there() -> None:
         told = problem(await web.post("transfre", "t", ARGUMENTS), 404, "operation-unknown")
         assert "transfer" in told["detail"]
         problem(await web.post("transfre", "t", body=b""), 404, "operation-unknown")
+        assert told["happened"] == "no"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind"),
+    [
+        ("POST", "/operations/ehco", "operation-unknown"),
+        ("POST", "/operation/echo", "path-unknown"),
+        ("PUT", "/operations/echo", "method-unknown"),
+    ],
+)
+async def test_what_is_asked_for_in_the_wrong_place_may_have_been_done(method: str, path: str, kind: str) -> None:
+    async with bank() as web:
+        assert (await web.post("echo", "e", {})).status_code == 200
+        asked = await web.client.request(method, path, json={}, headers={"Idempotency-Key": '"e"'})
+        told = problem(asked, 405 if kind == "method-unknown" else 404, kind)
+        assert (told["happened"], told["retry"]) == ("unknown", True)
+        asked = await web.client.request(method, path, json={})  # names no operation
+        told = problem(asked, asked.status_code, kind)
+        assert (told["happened"], told["retry"]) == ("no", False)
 
 
 async def test_an_id_that_has_expired() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Container, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 from casops import CasOps, Documents, Operation, Recovery, Ref, UsageError
 from casops.service import asking, in_flight
 from casops.service.in_flight import InFlight, InProgress, TooMany
+from casops.stores import Store
+from casops.stores.sqlite import SqliteStore
 from casops.threads import Threads, in_thread
 from tests.bank import Account
 from tests.serving import OPERATIONS, SERVICE, Web, bank, until
@@ -53,8 +56,8 @@ def gates() -> Iterator[Gates]:
     GATES.open.set()
 
 
-def served(**service: Any) -> Any:
-    return bank(operations=[*OPERATIONS, Slow], service=replace(SERVICE, **service))
+def served(store: Store | None = None, **service: Any) -> Any:
+    return bank(store, operations=[*OPERATIONS, Slow], service=replace(SERVICE, **service))
 
 
 async def asked(web: Web, name: str, operation_id: str, **more: Any) -> asyncio.Task[Any]:
@@ -167,7 +170,7 @@ async def test_no_more_operations_in_flight_than_allowed(gates: Gates) -> None:
         await until(lambda: len(gates.entered) == 2)
         response = await web.post("echo", "e", {})
         told = problem(response, 503, "too-busy")
-        assert (response.headers["Retry-After"], told["retry"], told["happened"]) == ("1", True, "no")
+        assert (response.headers["Retry-After"], told["retry"], told["happened"]) == ("1", True, "unknown")
         assert web.casops.outcome("e") is None
         joined = await asked(web, "0", "s0")
         gates.open.set()
@@ -175,12 +178,26 @@ async def test_no_more_operations_in_flight_than_allowed(gates: Gates) -> None:
         assert (await web.post("echo", "e", {})).status_code == 200
 
 
+@pytest.mark.parametrize(("path", "kind"), [("slow", "body-invalid"), ("sloow", "operation-unknown")])
+async def test_what_is_refused_while_its_operation_is_worked_on_here_is_no_no(
+    path: str, kind: str, gates: Gates, tmp_path: Path
+) -> None:
+    """On a file nothing is known of an operation before it has happened."""
+    async with served(SqliteStore(tmp_path / "s.db")) as web:
+        asks = await asked(web, "a", "s")
+        await until(lambda: gates.entered)
+        refused = await web.post(path, "s", {"nam": "a"})
+        assert problem(refused, 400 if path == "slow" else 404, kind)["happened"] == "unknown"
+        gates.open.set()
+        assert (await asks).status_code == 200
+
+
 async def test_no_more_requests_than_allowed(gates: Gates) -> None:
     async with served(requests=2) as web:
         asks = [await asked(web, "a", "s") for _ in range(2)]
         await until(lambda: gates.entered)
-        problem(await (await asked(web, "a", "s")), 503, "too-busy")
-        problem(await web.get("s"), 503, "too-busy")
+        for refused in (await (await asked(web, "a", "s")), await web.get("s")):
+            assert problem(refused, 503, "too-busy")["happened"] == "unknown"
         gates.open.set()
         assert {(await each).status_code for each in asks} == {200}
         assert (await web.get("s")).status_code == 200

@@ -58,7 +58,7 @@ class Refusal(BaseModel):
 
 
 class Found(BaseModel):
-    """What a server knows about an id; members of a newer service are left out."""
+    """What a server knows about an id (service/replies.py); members of a newer service are left out."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -70,11 +70,8 @@ class Found(BaseModel):
     attempts: int = 0
     state: Literal["declared", "open", "proposed", "ended"] = "declared"
     since: float | None = None
-    worker: str | None = None
     failures: int = 0
-    last_error: str | None = None
     parked: bool = False
-    note: str = ""
     history: Any = None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from casops.bounds import check_number, check_whole
 from casops.errors import UsageError
 
 
@@ -80,18 +81,12 @@ class ClientOptions:
     """Connections to one server at most.  Zero is refused.  httpx's own default."""
 
     def __post_init__(self) -> None:
-        never = ("least_timeout", "pause", "retry_share", "retry_rate")
-        more = ("deadline", "first_timeout", "most_timeout", "life", "probe", "probe_at_most")
-        for name in never + more:
-            value: float = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise UsageError(f"option {name} must be zero or a positive number, not {value!r}")
-            if name in more and value == 0:
-                raise UsageError(f"option {name} must be more than zero seconds")
-        whole = ("retry_burst", "messages", "recovered_after", "table", "reply_bytes", "connections")
-        for name in (*whole, "slow_share"):
-            number: int = getattr(self, name)
-            if number < (name in whole):
-                raise UsageError(f"option {name} must be at least {int(name in whole)}, not {number!r}")
+        for name in ("least_timeout", "pause", "retry_share", "retry_rate"):
+            check_number(name, getattr(self, name))
+        for name in ("deadline", "first_timeout", "most_timeout", "life", "probe", "probe_at_most"):
+            check_number(name, getattr(self, name), zero=False)
+        for name in ("retry_burst", "messages", "recovered_after", "table", "reply_bytes", "connections"):
+            check_whole(name, getattr(self, name), 1)
+        check_whole("slow_share", self.slow_share, 0)
         if self.least_timeout > self.most_timeout:
             raise UsageError("option least_timeout must not be above most_timeout")

@@ -53,6 +53,7 @@ MEANING: dict[str, tuple[type[CasOpsError], Again]] = {
     # Another version of the service, or another service: its neighbour may know.
     "operation-unknown": (UsageError, "others"),
     "path-unknown": (UsageError, "others"),
+    "method-unknown": (UsageError, "others"),
     "body-invalid": (UsageError, "others"),
     "body-too-large": (UsageError, "others"),
     "headers-too-large": (UsageError, "others"),
@@ -137,7 +138,7 @@ def _read_problem(
     else:  # a problem of a newer service
         error, again = OutcomeUnknown, "elsewhere"
     told = error(_without_id(text, operation_id), operation_id=operation_id)
-    begun = not said_no
+    begun = not said_no and kind != "too-busy"  # that one did nothing: it only cannot tell what others did
     if told.happened is False and not said_no:  # another call may have declared it
         told.happened, told.retry = None, True
     return Told(told, again, _whole(_header(headers, "Retry-After")), begun)

@@ -28,6 +28,8 @@ R = TypeVar("R")
 # Servers of one client.  Every one is asked before a call gives up.
 MOST_SERVERS = 64
 
+_EVENTS = TypeAdapter(tuple[Event, ...])
+
 
 def check_urls(servers: Iterable[str]) -> list[str]:
     """Base URLs without a slash at their end.  Raises UsageError."""
@@ -73,6 +75,7 @@ def outcome_of(asked: Asked, answer: Answer, adapter: TypeAdapter[R]) -> Outcome
         taken_over=answer.taken_over,
         attempts=answer.attempts,
         operation=asked.operation,
+        recorded=json.loads(answer.result),
     )
 
 
@@ -93,12 +96,11 @@ def looked_up(found: Found, operations: Mapping[str, type[Operation[Any]]]) -> O
             operation_id=operation_id,
             operation=found.operation,
             since=found.since,
-            worker=found.worker,
+            worker=None,  # who it is, and what its function raised, servers do not tell strangers
+            last_error=None,
             state=found.state,
             failures=found.failures,
-            last_error=found.last_error,
             parked=found.parked,
-            note=found.note,
             history=_history(found),
         )
     value: Any = None
@@ -116,6 +118,7 @@ def looked_up(found: Found, operations: Mapping[str, type[Operation[Any]]]) -> O
         attempts=found.attempts,
         history=_history(found),
         operation=found.operation,
+        recorded=found.result,
     )
 
 
@@ -135,6 +138,6 @@ def _fitting(operation_id: str, decode: Callable[[], R]) -> R:
 
 def _history(found: Found) -> tuple[Event, ...]:
     try:
-        return TypeAdapter(tuple[Event, ...]).validate_json(json.dumps(found.history or []))
+        return _EVENTS.validate_json(json.dumps(found.history or []))
     except ValidationError:
         return ()  # for people only; no reason to withhold the outcome

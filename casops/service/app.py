@@ -20,7 +20,7 @@ from starlette.responses import Response
 from casops.front import CasOps
 from casops.operations import Operation
 from casops.service import documenting
-from casops.service.guarding import echoes_of
+from casops.service.guarding import echoes_of, has_key
 from casops.service.options import ServiceOptions
 from casops.service.problems import Problem
 from casops.service.router import operations_router
@@ -63,5 +63,7 @@ async def _other_problem(request: Request, error: Exception) -> Response:
     kind: ProblemKind = "method-unknown" if error.status_code == 405 else "path-unknown"
     problem = Problem(kind, f"{request.method} {request.url.path[:200]}: {error.detail}")
     problem.document.status = error.status_code
+    if has_key(request):
+        problem.of_unseen()
     problem.headers.update({**dict(error.headers or {}), **echoes})
     return problem.response(0)

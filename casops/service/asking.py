@@ -69,20 +69,28 @@ class Service:
         except Exception:  # noqa: BLE001 - business code may raise anything; the operator has it in the log
             raise of_business(operation_id) from None
 
+    async def refuse(self, problem: Problem, request: Request) -> Problem:
+        """What is to be said of a request that is for no operation of this server, but may name an id all the same."""
+        try:
+            return await self._if_unheard_of(problem, _operation_id(request))
+        except Problem:
+            return problem
+
     async def _if_unheard_of(self, problem: Problem, operation_id: str) -> Problem:
-        """A body that this server does not take may be that of an operation which another version of it has taken."""
+        """What this server does not take may be an operation which it is at, or another version of it has taken."""
+        at_it = operation_id in self.in_flight.ids()  # before it is looked at: it may end meanwhile
         try:
             heard = await self._look(operation_id)
         except (TooMany, InProgress, CasOpsError):
             problem.of_unknown("whether an earlier request did could not be looked up")
         else:
-            if heard is not None:
+            if heard is not None or at_it:
                 problem.of_unknown("an earlier request with this key was taken: look at what became of it")
         return problem
 
     async def _answer(self, operation: Operation[Any], operation_id: str, fingerprint: str) -> tuple[Any, bool]:
         if self.closing:
-            raise Problem("too-busy", "this server is shutting down", operation_id=operation_id, retry=True)
+            raise _too_busy("this server is shutting down", operation_id)
         try:
             return await self.in_flight.ask(
                 operation_id,
@@ -91,7 +99,7 @@ class Service:
                 self.options.answer_within,
             )
         except TooMany as error:
-            raise Problem("too-busy", f"{error}; ask again", operation_id=operation_id, retry=True) from None
+            raise _too_busy(error, operation_id) from None
         except InProgress:
             why = f"no answer within {self.options.answer_within:g} s; the work goes on: ask again with the same key"
             raise Problem("in-progress", why, operation_id=operation_id, happened="unknown", retry=True) from None
@@ -116,7 +124,7 @@ class Service:
         try:
             found = await self._look(operation_id)
         except TooMany as error:
-            raise Problem("too-busy", f"{error}; ask again", operation_id=operation_id, retry=True) from None
+            raise _too_busy(error, operation_id) from None
         except InProgress:
             why = f"no answer within {self.options.answer_within:g} s; nothing was changed: ask again"
             raise Problem("store-unavailable", why, operation_id=operation_id, happened="unknown", retry=True) from None
@@ -141,6 +149,12 @@ class Service:
             problem = Problem("header-invalid", f"{wire.ACKNOWLEDGE}: {error.message}")
             problem.of_unseen()
             raise problem from None
+
+
+def _too_busy(why: object, operation_id: str) -> Problem:
+    problem = Problem("too-busy", f"{why}; ask again", operation_id=operation_id, retry=True)
+    problem.of_unseen()
+    return problem
 
 
 def _operation_id(request: Request) -> str:

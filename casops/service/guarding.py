@@ -51,7 +51,7 @@ def guarded_route(options: ServiceOptions, retention: float) -> type[APIRoute]:
                     response = await inner(Request(request.scope, _replay(body, request.receive)))
                 except (Problem, RequestValidationError) as error:
                     problem = error if isinstance(error, Problem) else _invalid(error)
-                    if not (seen and problem is error) and _has_key(request):
+                    if not (seen and problem is error) and has_key(request):
                         problem.of_unseen()
                     response = problem.response(options.retry_after)
                 except ClientDisconnect:
@@ -80,7 +80,7 @@ def echoes_of(request: Request) -> dict[str, str]:
     return echoes
 
 
-def _has_key(request: Request) -> bool:
+def has_key(request: Request) -> bool:
     """Whether it is about an operation at all."""
     try:
         wire.decode_id(request.headers.get(wire.IDEMPOTENCY_KEY, ""))

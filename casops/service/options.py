@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from casops.bounds import check_number, check_whole
 from casops.errors import UsageError
 from casops.options import Options
 
@@ -66,14 +67,10 @@ class ServiceOptions:
 
     def __post_init__(self) -> None:
         for name in ("answer_within", "forget_after", "sweep_every", "finish_within"):
-            value: float = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise UsageError(f"option {name} must be zero or a positive number of seconds, not {value!r}")
+            check_number(name, getattr(self, name))
         counts = ("threads", "in_flight", "requests", "body_bytes", "header_bytes")
         for name, least in (*((each, 1) for each in counts), ("acknowledged", 0), ("retry_after", 0)):
-            number: int = getattr(self, name)
-            if number < least:
-                raise UsageError(f"option {name} must be at least {least}, not {number!r}")
+            check_whole(name, getattr(self, name), least)
 
     def check_against(self, options: Options) -> None:
         """Raises UsageError where these and the options of casops do not go together."""

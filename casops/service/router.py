@@ -79,7 +79,7 @@ def _router(service: Service) -> APIRouter:
         _add_operation(router, service, name, model)
     # In this order: of two routes for one path the first says which methods there are.
     _add_outcome(router, service)
-    _add_unknown(router, paths)
+    _add_unknown(router, service, paths)
     _add_health(router, service)
     return router
 
@@ -147,11 +147,12 @@ def _add_operation(router: APIRouter, service: Service, name: str, model: type[O
     )
 
 
-def _add_unknown(router: APIRouter, paths: Iterable[str]) -> None:
+def _add_unknown(router: APIRouter, service: Service, paths: Iterable[str]) -> None:
     there_are = ", ".join(sorted(paths)) or "none"
 
-    async def unknown(name: str) -> Response:
-        raise Problem("operation-unknown", f"there is no operation {name[:80]!r} here; there are: {there_are}")
+    async def unknown(name: str, request: Request) -> Response:
+        problem = Problem("operation-unknown", f"there is no operation {name[:80]!r} here; there are: {there_are}")
+        raise await service.refuse(problem, request)
 
     router.add_api_route(
         "/operations/{name:path}", unknown, methods=["POST"], include_in_schema=False, response_model=None

@@ -19,8 +19,8 @@ from importlib import import_module
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
+from casops.bounds import MOST
 from casops.errors import UsageError
-from casops.options import MOST
 from casops.stores import AsyncStore, Store
 from casops.stores.memory import AsyncMemoryStore, MemoryStore
 from casops.stores.rows import TOMBSTONES
