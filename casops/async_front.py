@@ -30,6 +30,7 @@ from casops.protocol.ended import Ended
 from casops.protocol.together import together
 from casops.stores import AsyncConversingStore, AsyncStore
 from casops.stores.opening import open_async_store
+from casops.tasks import own_task
 from casops.turns import NOTHING, Known, Ticket, Turns, patience, rounds
 
 R = TypeVar("R")
@@ -244,7 +245,7 @@ class AsyncSettler:
         return self._lingerer is not None and not self._lingerer.done()  # it may be cancelled before it begins
 
     def _hire(self) -> None:
-        self._lingerer = asyncio.create_task(self._work(), name="casops-settler")
+        self._lingerer = own_task(self._work(), "casops-settler")
         self._tasks.append(self._lingerer)
 
     def hurry(self) -> None:

@@ -14,7 +14,6 @@ Must not be in here: what is carried out, and how.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import threading
 import time
@@ -30,6 +29,7 @@ from casops.conversations import Wish
 from casops.drivers import adrive, drive
 from casops.errors import OutcomeUnknown
 from casops.stores import AsyncConversingStore, ConversingStore
+from casops.tasks import own_task
 
 __all__ = ["AsyncCallers", "Callers"]
 
@@ -236,11 +236,10 @@ class AsyncCallers:
 
     def _see_who_leads(self) -> None:
         if self._leader is None:
-            self._leader = _Lead()
-            # With a context of its own: that of this caller would be kept for as long as there are others.
-            task = asyncio.create_task(self._work(self._leader), name="casops-callers", context=contextvars.Context())
+            self._leader = lead = _Lead()
+            task = own_task(self._work(lead), "casops-callers")
             self._tasks.add(task)
-            task.add_done_callback(partial(self._ended, self._leader))
+            task.add_done_callback(partial(self._ended, lead))
 
     async def _work(self, lead: _Lead) -> None:
         while self._leader is lead and (group := list(islice(self._calls, MOST))):

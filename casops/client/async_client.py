@@ -45,6 +45,7 @@ from casops.errors import CasOpsError, Closed, InvariantViolation, OutcomeUnknow
 from casops.ids import check_id
 from casops.operations import Operation, result_adapter
 from casops.outcome import Outcome, Pending
+from casops.tasks import own_task
 from casops.wire import path_of
 
 R = TypeVar("R")
@@ -250,7 +251,7 @@ class AsyncClient:
             return
         if self._closing is None:
             self._closed = True
-            self._closing = asyncio.get_running_loop().create_task(self._let_go())
+            self._closing = own_task(self._let_go(), "casops-client-closing")
         if not self._closing.done():
             await asyncio.shield(self._closing)
 
@@ -369,7 +370,7 @@ class AsyncClient:
 
     def _start(self, work: Coroutine[Any, Any, None], ended: Callable[[], None]) -> None:
         """`ended`: called when it has ended in any way, also if it was cancelled before it began."""
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        task = own_task(work, "casops-client-message")
         self._tasks.add(task)
         task.add_done_callback(partial(self._ended, ended))
 

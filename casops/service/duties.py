@@ -20,6 +20,7 @@ from casops.outcome import Recovery
 from casops.protocol.limits import MAX_FORGOTTEN
 from casops.service.in_flight import InFlight
 from casops.service.options import ServiceOptions
+from casops.tasks import own_task
 from casops.threads import in_thread
 
 log = logging.getLogger("casops.service")
@@ -47,8 +48,8 @@ class Duties:
 
     def start(self) -> None:
         if self._options.sweep_every:
-            self._tasks.append(asyncio.create_task(self._sweep_now_and_then(), name="casops-sweeps"))
-        self._tasks.append(asyncio.create_task(self._forget_when_due(), name="casops-forgetting"))
+            self._tasks.append(own_task(self._sweep_now_and_then(), "casops-sweeps"))
+        self._tasks.append(own_task(self._forget_when_due(), "casops-forgetting"))
 
     async def stop(self) -> None:
         tasks = [*self._tasks, *self._sweeps]
@@ -107,7 +108,7 @@ class Duties:
             if len(self._sweeps) >= MOST_SWEEPS:
                 log.warning("%d sweeps hang in business functions; this server sweeps no more", len(self._sweeps))
                 await asyncio.wait(self._sweeps, return_when=asyncio.FIRST_COMPLETED)
-            sweep = asyncio.create_task(self._sweep(), name="casops-sweep")
+            sweep = own_task(self._sweep(), "casops-sweep")
             self._sweeps.add(sweep)
             sweep.add_done_callback(self._sweeps.discard)
             await asyncio.wait({sweep}, timeout=longest)

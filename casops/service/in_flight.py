@@ -23,6 +23,7 @@ from typing import Any, TypeAlias, TypeVar
 from casops.engine import describe
 from casops.errors import CasOpsError
 from casops.outcome import Outcome
+from casops.tasks import own_task
 from casops.threads import Threads
 
 T = TypeVar("T")
@@ -120,7 +121,7 @@ class InFlight:
             return standing, True
         if len(self._table) >= self._most_operations:
             raise TooMany(f"{len(self._table)} operations are in flight")
-        task = self._table[key] = asyncio.create_task(self._work(work), name=f"casops {operation_id}")
+        task = self._table[key] = own_task(self._work(work), f"casops {operation_id}")
 
         def ended(task: asyncio.Task[Outcome[Any]]) -> None:
             if self._table.get(key) is task:

@@ -35,6 +35,7 @@ from casops.stores.couchbase_intentions import Edit, Intentions, Lane
 from casops.stores.couchbase_places import Place, Settings
 from casops.stores.couchbase_threads import Threads
 from casops.stores.rows import check
+from casops.tasks import own_task
 
 __all__ = ["AsyncCouchbaseStore", "CouchbaseStore"]
 
@@ -248,10 +249,13 @@ class AsyncCouchbaseStore:
         self._loop = loop
 
     async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
-        task = asyncio.create_task(work)
+        return await asyncio.shield(self._begun(work))
+
+    def _begun(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = own_task(work, "casops-couchbase")
         self._under_way.add(task)
         task.add_done_callback(self._done)
-        return await asyncio.shield(task)
+        return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._under_way.discard(task)
@@ -266,9 +270,9 @@ class AsyncCouchbaseStore:
                 checked = [check(request) for request in batch]
                 return [Refused(str(error)) if reply is None else reply for reply in checked]
         plan = self._shared.plan(batch)
-        tasks: list[Coroutine[Any, Any, Any]] = [self._run(steps) for _, steps in plan.steps]
-        tasks += [self._edit(lane, edits) for lane, edits in plan.lanes.values()]
-        results = [await tasks[0]] if len(tasks) == 1 else await asyncio.gather(*tasks)
+        calls: list[Coroutine[Any, Any, Any]] = [self._run(steps) for _, steps in plan.steps]
+        calls += [self._edit(lane, edits) for lane, edits in plan.lanes.values()]
+        results = [await calls[0]] if len(calls) == 1 else await asyncio.gather(*map(self._begun, calls))
         for (index, _), result in zip(plan.steps, results, strict=False):
             plan.replies[index] = result
         return plan.answers()
@@ -277,13 +281,14 @@ class AsyncCouchbaseStore:
         """All who wait share one attempt, and what it comes to."""
         attempt = self._attempt
         if attempt is None or (attempt.done() and (attempt.cancelled() or attempt.exception() is not None)):
-            assert self._connect is not None
-            self._attempt = attempt = asyncio.ensure_future(self._connect())
-            self._under_way.add(attempt)
-            attempt.add_done_callback(self._done)
+            self._attempt = attempt = self._begun(self._connecting())
         where, self._close = await asyncio.shield(attempt)
         if self._shared.where is None:
             self._shared.connect_to(where)
+
+    async def _connecting(self) -> tuple[Any, Callable[[], Awaitable[None]]]:
+        assert self._connect is not None
+        return await self._connect()
 
     async def _run(self, steps: Generator[Call, Answer | Trouble, T]) -> T:
         came: Any = None
