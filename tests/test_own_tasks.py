@@ -25,13 +25,15 @@ from tests.bank import Account, Echo, Open, Transfer
 from tests.client_bank import Bank as Servers
 from tests.conftest import Bank
 
+APPLICATION = ("run",)  # coroutines that a test makes tasks of
 LONG = 20.0  # seconds until something that must happen is taken to hang
 WHOSE: ContextVar[str] = ContextVar("whose", default="nobody's")
 
 
-def refusing(_loop: asyncio.AbstractEventLoop, _work: Any) -> Any:
+def refusing(loop: asyncio.AbstractEventLoop, work: Any) -> Any:
     """A factory as the documentation of Python 3.10 had it: it takes no `context`, and makes no task of ours."""
-    raise AssertionError("this is for tasks of the application's own")
+    assert work.cr_code.co_name in APPLICATION, "this is for tasks of the application's own"
+    return asyncio.Task(work, loop=loop)
 
 
 @contextmanager
@@ -69,11 +71,11 @@ async def test_a_task_is_not_eager() -> None:
     assert told == ["nobody's"]
 
 
-async def two_transfers(casops: AsyncCasOps) -> None:
-    """The second one waits until the first is settled."""
-    for number in range(2):
-        await casops.run(Transfer(source="alice", target="bob", amount=1), operation_id=f"t{number}")
-    assert await casops.read(Account.ref("bob")) == Account(balance=Decimal(2))
+async def transfers(casops: AsyncCasOps) -> None:
+    """Each waits until the one before is settled."""
+    asked = [Transfer(source="alice", target="bob", amount=1) for _ in range(3)]
+    await asyncio.gather(*(casops.run(each, operation_id=f"t{number}") for number, each in enumerate(asked)))
+    assert await casops.read(Account.ref("bob")) == Account(balance=Decimal(3))
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ async def casops(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> AsyncCasOps:
     monkeypatch.setattr("casops.async_front.patience", lambda _: 3 * LONG)
     front = bank.open().front
     assert isinstance(front, AsyncCasOps)
-    await front.run(Open(account="alice", balance=2), operation_id="alice")
+    await front.run(Open(account="alice", balance=3), operation_id="alice")
     await front.run(Open(account="bob"), operation_id="bob")
     return front
 
@@ -93,7 +95,7 @@ async def test_the_factory_of_an_application_is_for_its_own_tasks(casops: AsyncC
     """Who came next to a file waited for three quarters of a minute for a task that could not be made."""
     with tasks_made_by(refusing):
         async with asyncio.timeout(LONG):
-            await two_transfers(casops)
+            await transfers(casops)
             await casops.close()
 
 
@@ -103,7 +105,7 @@ async def test_where_tasks_are_eager_nobody_waits_for_one_that_has_settled(casop
     eager: Any = vars(asyncio)["eager_task_factory"]
     with tasks_made_by(eager):
         async with asyncio.timeout(LONG):
-            await two_transfers(casops)
+            await transfers(casops)
             await casops.close()
 
 
