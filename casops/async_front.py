@@ -219,7 +219,7 @@ class AsyncSettler:
         if ended.put_away:
             documents_done(NOTHING)
             return
-        if len(self._waiting) >= self._engine.options.settle_queue:
+        if self._closing or len(self._waiting) >= self._engine.options.settle_queue:
             await self._settle([(ended, documents_done)])
             return
         self._waiting.append((ended, documents_done))
@@ -256,14 +256,21 @@ class AsyncSettler:
             self._insist()
 
     async def close(self) -> None:
+        """Wait for its tasks, for as long as the deadline at most.  None is left."""
         self._closing = True
         self._enough.set()
         self._insist()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._engine.options.deadline)
-            for task in self._tasks:
+        try:
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=self._engine.options.deadline)
+        finally:  # the wait for them may be cancelled
+            tasks, left = self._tasks, list(self._waiting)
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait(self._tasks)
+            self._waiting.clear()
+            report(left, [Closed("this AsyncCasOps was closed meanwhile") for _ in left])
+            if tasks:
+                await asyncio.wait(tasks)
 
     async def _work(self) -> None:
         while True:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from casops import AsyncCasOps, CasOps, Options
+from casops.drivers import adrive
+from casops.front import SETTLERS
 from casops.messages import RESULTS, Replace, Reply, StoreRequest
 from casops.records import result_key
 from casops.stores.memory import AsyncMemoryStore, MemoryStore
@@ -100,6 +104,74 @@ async def test_a_settling_task_that_is_cancelled_leaves_nobody_standing_in_line(
         await asyncio.wait({settler})
         assert not casops._turns._lines
         store.go_on.set()
+
+
+def settlers() -> list[asyncio.Task[Any]]:
+    return [each for each in asyncio.all_tasks() if each.get_name() == "casops-settler"]
+
+
+async def test_who_ends_while_it_is_being_closed_settles_by_himself() -> None:
+    """A task was hired for it, which closing did not know of: the store was closed under it."""
+    store, opened = AsyncHeld(), asyncio.Event()
+
+    async def slow(operation_id: str) -> None:
+        steps = casops._engine.execute(casops._engine.work(Open(account="two"), operation_id), operation_id)
+        _, ended = await adrive(steps, store)
+        await opened.wait()
+        await casops._settler.add(ended)
+
+    casops = AsyncCasOps(store, options=ONE_BY_ONE)
+    async with asyncio.timeout(LONG):
+        await casops.run(Open(account="held"), operation_id="held")
+        call = asyncio.create_task(slow("two"))
+        closing = asyncio.create_task(casops.close())
+        while not casops._settler._closing:
+            await asyncio.sleep(0)
+        opened.set()
+        await call
+        assert store.others["two"].is_set()
+        store.go_on.set()
+        await closing
+        assert not settlers()
+
+
+class AsyncStuck(AsyncMemoryStore):
+    """Nothing is ever settled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    async def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
+        if any(settles(batch, str(number)) for number in range(SETTLERS + 1)):
+            self.asked += 1
+            await asyncio.Event().wait()
+        return await super().perform(batch)
+
+
+@pytest.mark.parametrize("cancelled", [True, False], ids=["cancelled", "out of time"])
+async def test_no_settler_outlives_closing_and_nobody_stands_in_line_for_one(
+    cancelled: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = AsyncStuck()
+    casops = AsyncCasOps(store, options=Options(settle_together=1, deadline=3 * LONG))
+    async with asyncio.timeout(LONG):
+        for number in range(SETTLERS + 1):
+            await casops.run(Open(account=f"{number}"), operation_id=f"{number}")
+        while store.asked < SETTLERS:
+            await asyncio.sleep(0)
+        if not cancelled:
+            casops._engine.options = replace(casops.options, deadline=0.001)
+        closing = asyncio.create_task(casops.close())
+        while not casops._settler._closing:
+            await asyncio.sleep(0)
+        if cancelled:
+            closing.cancel()
+        await asyncio.wait([closing])
+    assert closing.cancelled() is cancelled
+    assert not settlers()
+    assert not casops._turns._lines
+    assert len([each for each in caplog.messages if "left to a sweep" in each]) == SETTLERS + 1
 
 
 class Counting(MemoryStore):
