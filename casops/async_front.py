@@ -21,7 +21,7 @@ from casops.callers import AsyncCallers
 from casops.documents import D, Ref
 from casops.drivers import adrive
 from casops.engine import Engine
-from casops.errors import Closed, UsageError
+from casops.errors import Closed, UsageError, not_asked
 from casops.front import LINGER, SETTLERS, Unsettled, nobody_waits, report, worker_name
 from casops.operations import Operation
 from casops.options import Options
@@ -98,7 +98,9 @@ class AsyncCasOps:
             if behind:
                 self._settler.hurry()
             steps = self._engine.execute(work, operation_id, behind=behind)
-            outcome, ended = await adrive(steps, self._store, lambda: self._turn(ticket, ours))
+            outcome, ended = await adrive(
+                steps, self._store, lambda: self._turn(ticket, ours), operation_id=operation_id
+            )
             hurry = self._turns.followed(ticket)
             await self._settler.add(ended, partial(self._turns.leave, ticket), hurry=hurry)
         except BaseException:
@@ -109,7 +111,7 @@ class AsyncCasOps:
     async def outcome(self, operation_id: str) -> Outcome[Any] | Pending | None:
         """See CasOps.outcome."""
         self._check_open(operation_id)
-        return await adrive(self._engine.outcome(operation_id), self._store)
+        return await adrive(self._engine.outcome(operation_id), self._store, operation_id=operation_id)
 
     async def read(self, ref: Ref[D]) -> D | None:
         """See CasOps.read."""
@@ -139,7 +141,7 @@ class AsyncCasOps:
     async def cancel(self, operation_id: str) -> Outcome[Any]:
         """See CasOps.cancel."""
         self._check_open(operation_id)
-        outcome, ended = await adrive(self._engine.cancel(operation_id), self._store)
+        outcome, ended = await adrive(self._engine.cancel(operation_id), self._store, operation_id=operation_id)
         await self._settler.add(ended)
         return outcome
 
@@ -164,16 +166,17 @@ class AsyncCasOps:
     def _check_open(self, operation_id: str | None = None) -> None:
         if self._closed:
             raise Closed("this AsyncCasOps is closed; nothing was asked", operation_id=operation_id)
-        self._adopt_loop()
+        self._adopt_loop(operation_id)
         self._engine.check_not_running()
 
-    def _adopt_loop(self) -> None:
+    def _adopt_loop(self, operation_id: str | None = None) -> None:
         loop = asyncio.get_running_loop()
         if self._loop is loop:
             return
         if self._loop is not None:
             if not self._loop.is_closed():
-                raise UsageError("this AsyncCasOps is used by another event loop: open one for each")
+                told = "this AsyncCasOps is used by another event loop: open one for each"
+                raise not_asked(UsageError(told, operation_id=operation_id))
             self._for_a_loop(self._settler.left())
         self._loop = loop
 

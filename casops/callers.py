@@ -26,8 +26,8 @@ from typing import Any, Final, TypeVar, cast
 from casops.bell import Bell
 from casops.combining import MOST, Errand, combined
 from casops.conversations import Wish
-from casops.drivers import adrive, drive
-from casops.errors import OutcomeUnknown
+from casops.drivers import adrive, drive, nobody_looked
+from casops.errors import CasOpsError, OutcomeUnknown
 from casops.stores import AsyncConversingStore, ConversingStore
 from casops.tasks import own_task
 
@@ -87,10 +87,10 @@ class Callers:
 
     def run(self, steps: Generator[Wish, Any, T], operation_id: str) -> T:
         """Drive a worker to its end, or have that done.  Raises what it raises, OutcomeUnknown."""
-        self._store.check_usable()  # by this thread: another may ask where this one may not
+        _check_usable(self._store, operation_id)  # by this thread: another may ask where this one may not
         if (lead := self._alone()) is not None:
             try:
-                return drive(steps, self._store)
+                return drive(steps, self._store, operation_id=operation_id)
             finally:
                 self._go(lead)
         call = _Call(steps)
@@ -110,7 +110,7 @@ class Callers:
         finally:
             with self._lock:
                 self._calls.pop(call, None)
-        return drive(call.rest(), self._store, begun=call.begun)
+        return drive(call.rest(), self._store, operation_id=operation_id, begun=call.begun)
 
     def _alone(self) -> _Lead | None:
         """Lead those who may come meanwhile, if nobody is there."""
@@ -219,7 +219,7 @@ class AsyncCallers:
 
     async def run(self, steps: Generator[Wish, Any, T], operation_id: str) -> T:
         """As Callers.run.  Who is cancelled may be carried out nevertheless."""
-        self._store.check_usable()
+        _check_usable(self._store, operation_id)
         call = _AsyncCall(steps)
         call.advance()
         try:
@@ -232,7 +232,7 @@ class AsyncCallers:
             raise OutcomeUnknown(HELD, operation_id=operation_id) from None
         finally:
             self._calls.pop(call, None)
-        return await adrive(call.rest(), self._store, begun=call.begun)
+        return await adrive(call.rest(), self._store, operation_id=operation_id, begun=call.begun)
 
     def _see_who_leads(self) -> None:
         if self._leader is None:
@@ -287,3 +287,11 @@ class AsyncCallers:
         for call in lead.hands:
             self._calls.pop(call, None)
         return leads
+
+
+def _check_usable(store: ConversingStore | AsyncConversingStore, operation_id: str) -> None:
+    try:
+        store.check_usable()
+    except CasOpsError as error:
+        nobody_looked(error, operation_id)
+        raise

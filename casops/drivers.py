@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, TypeVar, cast
 
 from casops.conversations import Conversations, Wish
-from casops.errors import Closed
+from casops.errors import CasOpsError, Closed, not_asked
 from casops.local import local_reply, spread
 from casops.messages import Batch, Pause, Refused, Turn
 from casops.running import as_before, now_running
@@ -36,11 +36,17 @@ async def no_async_turn() -> Known:
 
 
 def drive(
-    steps: Generator[Wish, Any, T], store: Store, turn: Callable[[], Known] = no_turn, *, begun: bool = False
+    steps: Generator[Wish, Any, T],
+    store: Store,
+    turn: Callable[[], Known] = no_turn,
+    *,
+    operation_id: str | None = None,
+    begun: bool = False,
 ) -> T:
     """Run a protocol generator to its end on a store.  Blocks.
 
     turn: waits for the turn of an operation that stands behind others.  begun: it has asked the store before.
+    operation_id: what errors that the store raises are about.
     """
     reply: Any = None
     before = now_running()
@@ -54,8 +60,8 @@ def drive(
             if isinstance(request, tuple | Conversations):
                 try:
                     reply = _ask(store, request)
-                except Closed as error:
-                    reply = _closed_meanwhile(request, error, begun=begun)
+                except CasOpsError as error:
+                    reply = _raised(error, request, operation_id, begun=begun)
                 begun = True
             elif isinstance(request, Pause):
                 time.sleep(spread(request.seconds))
@@ -74,9 +80,10 @@ async def adrive(
     store: AsyncStore,
     turn: Callable[[], Awaitable[Known]] = no_async_turn,
     *,
+    operation_id: str | None = None,
     begun: bool = False,
 ) -> T:
-    """Run a protocol generator to its end on a store.  turn, begun: as in drive."""
+    """Run a protocol generator to its end on a store.  The others: as in drive."""
     reply: Any = None
     try:
         while True:
@@ -87,8 +94,8 @@ async def adrive(
             if isinstance(request, tuple | Conversations):
                 try:
                     reply = await _aask(store, request)
-                except Closed as error:
-                    reply = _closed_meanwhile(request, error, begun=begun)
+                except CasOpsError as error:
+                    reply = _raised(error, request, operation_id, begun=begun)
                 begun = True
             elif isinstance(request, Pause):
                 await asyncio.sleep(spread(request.seconds))
@@ -113,12 +120,22 @@ async def _aask(store: AsyncStore, request: Batch | Conversations) -> Sequence[A
     return await store.perform(request)
 
 
-def _closed_meanwhile(request: Batch | Conversations, error: Closed, *, begun: bool) -> list[Refused]:
+def nobody_looked(error: CasOpsError, operation_id: str | None) -> None:
+    """A store has raised this instead of looking what became of the operation."""
+    not_asked(error)
+    if error.operation_id is None:
+        error.operation_id = operation_id
+
+
+def _raised(
+    error: CasOpsError, request: Batch | Conversations, operation_id: str | None, *, begun: bool
+) -> list[Refused]:
     """A store that is closed says so to whoever comes to it; to one who is in the middle it refuses what is left.
 
     It has done nothing of the request (see Closed).  Whatever else a store raises, it may have done it: the worker
     has crashed.
     """
-    if not begun:
-        raise error
-    return [Refused(str(error)) for _ in (request.all if isinstance(request, Conversations) else request)]
+    if begun and isinstance(error, Closed):
+        return [Refused(str(error)) for _ in (request.all if isinstance(request, Conversations) else request)]
+    nobody_looked(error, operation_id)
+    raise error

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = [
     "Cancelled",
@@ -49,6 +49,8 @@ __all__ = [
     "UsageError",
 ]
 
+E = TypeVar("E", bound="CasOpsError")
+
 
 def text_of(error: BaseException) -> str:
     """Its class and what it says, as text that can be stored and sent, whatever its own code does."""
@@ -65,6 +67,12 @@ def shown(value: object) -> str:
         return f"{value!r:.80}"
     except Exception:  # noqa: BLE001 - its own __repr__
         return f"a {type(value).__name__}"
+
+
+def not_asked(error: E) -> E:
+    """An error of a call that asked nobody: an earlier one with the same id may have been answered."""
+    error.happened = None
+    return error
 
 
 class CasOpsError(Exception):

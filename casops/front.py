@@ -136,7 +136,7 @@ class CasOps:
             if behind:
                 self._settler.hurry()
             steps = self._engine.execute(work, operation_id, behind=behind)
-            outcome, ended = drive(steps, self._store, lambda: self._turn(ticket, bell))
+            outcome, ended = drive(steps, self._store, lambda: self._turn(ticket, bell), operation_id=operation_id)
             self._settler.add(ended, partial(self._leave, ticket), hurry=self._followed(ticket))
         except BaseException:
             self._leave(ticket)
@@ -151,7 +151,7 @@ class CasOps:
         The result of an operation that this process does not know (`register`) keeps its JSON form.
         """
         self._check_open(operation_id)
-        return drive(self._engine.outcome(operation_id), self._store)
+        return drive(self._engine.outcome(operation_id), self._store, operation_id=operation_id)
 
     def read(self, ref: Ref[D]) -> D | None:
         """The committed value of a document, or None.  Waits for nobody and writes nothing."""
@@ -194,7 +194,7 @@ class CasOps:
         happened; OutcomeUnknown, UsageError.
         """
         self._check_open(operation_id)
-        outcome, ended = drive(self._engine.cancel(operation_id), self._store)
+        outcome, ended = drive(self._engine.cancel(operation_id), self._store, operation_id=operation_id)
         self._settler.add(ended)
         return outcome
 
@@ -223,7 +223,7 @@ class CasOps:
             raise Closed("this CasOps is closed; nothing was asked", operation_id=operation_id)
         self._engine.check_not_running()
         if interrupted(self._parts):
-            raise interrupts()
+            raise interrupts(operation_id)
 
     def _turn(self, ticket: Ticket, bell: Bell) -> Known:
         """Wait for one's turn.  Gives what is known of the documents."""

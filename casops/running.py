@@ -63,9 +63,10 @@ def interrupted(by: tuple[object, ...]) -> bool:
     return False
 
 
-def interrupts() -> UsageError:
+def interrupts(operation_id: str | None = None) -> UsageError:
     """For a signal handler, or a `__del__`, that asks a store in the middle of what it does in the same thread."""
-    error = UsageError("a business function, or a signal handler, must not ask the store that it interrupts")
+    told = "a business function, or a signal handler, must not ask the store that it interrupts"
+    error = UsageError(told, operation_id=operation_id)
     error.happened, error.retry = None, True  # should a handler raise it, into whatever it has interrupted
     return error
 

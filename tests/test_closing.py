@@ -83,6 +83,66 @@ async def test_who_comes_to_a_closed_store_is_told_so() -> None:
         await AsyncCasOps(store).run(Open(account="a", balance=1), operation_id="i")
 
 
+class Gone(UsageError):
+    """What a store says that was opened before a fork."""
+
+
+class Refusing(ClosedMeanwhile):
+    """It raises this when it is asked for the second time, or at once."""
+
+    def __init__(self, error: UsageError, *, at_once: bool) -> None:
+        super().__init__()
+        self.error = error
+        self.left = 0 if at_once else 1
+
+    def perform(self, batch: Any, /) -> list[Any]:
+        if self.left == 0:
+            raise self.error
+        self.left -= 1
+        return self.behind.perform(batch)
+
+
+class AsyncRefusing(Refusing):
+    async def perform(self, batch: Any, /) -> list[Any]:  # type: ignore[override]
+        return super().perform(batch)
+
+    async def close(self) -> None:  # type: ignore[override]
+        super().close()
+
+
+class Conversing(Refusing):
+    """It says so before anything is asked of it."""
+
+    def converse(self, conversations: Any, /) -> list[Any]:
+        raise AssertionError("not asked")
+
+    def check_usable(self) -> None:
+        raise self.error
+
+
+class AsyncConversing(AsyncRefusing):
+    async def converse(self, conversations: Any, /) -> list[Any]:
+        raise AssertionError("not asked")
+
+    def check_usable(self) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("kind", [Refusing, AsyncRefusing, Conversing, AsyncConversing])
+@pytest.mark.parametrize(("error", "at_once"), [(Closed, True), (Gone, True), (Gone, False)])
+@pytest.mark.parametrize("ask", ["run", "cancel", "outcome"])
+async def test_a_store_that_is_of_no_use_speaks_of_the_operation_and_does_not_say_no(
+    kind: Any, error: Any, at_once: bool, ask: str
+) -> None:
+    """Who was told "did not happen" by a store that nobody had asked might take a new id, and pay twice."""
+    store = kind(error("of no use"), at_once=at_once or ask == "outcome")
+    casops = Face(CasOps(store) if kind in (Refusing, Conversing) else AsyncCasOps(store))
+    arguments = [Open(account="a", balance=1)] if ask == "run" else []
+    with pytest.raises(error, match="of no use") as caught:
+        await getattr(casops, ask)(*arguments, operation_id="i")
+    assert (caught.value.happened, caught.value.operation_id) == (None, "i")
+
+
 def test_an_async_front_is_for_one_loop_at_a_time(tmp_path: Path) -> None:
     casops = AsyncCasOps.open(f"sqlite:///{tmp_path}/x.db")
 
@@ -94,8 +154,9 @@ def test_an_async_front_is_for_one_loop_at_a_time(tmp_path: Path) -> None:
 
     async def both() -> None:
         await ask("c")
-        with pytest.raises(UsageError, match="another event loop"):
+        with pytest.raises(UsageError, match="another event loop") as caught:
             await asyncio.to_thread(asyncio.run, ask("d"))
+        assert (caught.value.happened, caught.value.operation_id) == (None, "d")
         await casops.close()
 
     asyncio.run(both())

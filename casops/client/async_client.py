@@ -28,7 +28,6 @@ import httpx
 from casops.client.aging import check_age, has_to_be_young
 from casops.client.asking import Asking
 from casops.client.desk import Desk
-from casops.client.errors import not_asked
 from casops.client.http import Connect, Replied, connect_plainly, exchange
 from casops.client.looking import Question, looking
 from casops.client.messages import Concern, Message, Send, Steps
@@ -41,7 +40,15 @@ from casops.client.recovering import TOGETHER, Left, Recovered, check_heard, ope
 from casops.client.servers import Server
 from casops.client.telling import log, tell
 from casops.client.translating import asked_of, check_urls, looked_up, outcome_of
-from casops.errors import CasOpsError, Closed, InvariantViolation, OutcomeUnknown, StoreUnavailable, UsageError
+from casops.errors import (
+    CasOpsError,
+    Closed,
+    InvariantViolation,
+    OutcomeUnknown,
+    StoreUnavailable,
+    UsageError,
+    not_asked,
+)
 from casops.ids import check_id
 from casops.operations import Operation, result_adapter
 from casops.outcome import Outcome, Pending

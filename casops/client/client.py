@@ -20,13 +20,12 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from casops.client.async_client import AsyncClient
-from casops.client.errors import not_asked
 from casops.client.http import Connect
 from casops.client.notices import Counters, Notice
 from casops.client.options import ClientOptions
 from casops.client.pending import Asked
 from casops.client.recovering import Recovered
-from casops.errors import Closed, UsageError
+from casops.errors import Closed, UsageError, not_asked
 from casops.operations import Operation
 from casops.outcome import Outcome, Pending
 

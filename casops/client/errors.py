@@ -1,15 +1,11 @@
-"""The one error that only callers over the network meet, and what those say that asked nobody.
+"""The one error that only callers over the network meet.
 
 Must not be in here: the errors of a local call (casops.errors), which the client raises as well.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from casops.errors import CasOpsError
-
-E = TypeVar("E", bound=CasOpsError)
 
 
 class BusinessError(CasOpsError):
@@ -21,9 +17,3 @@ class BusinessError(CasOpsError):
 
     happened = None
     retry = True
-
-
-def not_asked(error: E) -> E:
-    """An error of a call that asked nobody: an earlier one with the same id may have been answered."""
-    error.happened = None
-    return error

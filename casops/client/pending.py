@@ -12,11 +12,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from casops.client.errors import not_asked
 from casops.client.messages import Answer, Fate
 from casops.client.options import ClientOptions
 from casops.client.replies import read_answer
-from casops.errors import Contended, OperationMismatch
+from casops.errors import Contended, OperationMismatch, not_asked
 
 # Ids of which it is remembered whether they may be acknowledged; what is not remembered may not.
 MOST_REMEMBERED = 10_000

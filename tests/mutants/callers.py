@@ -219,8 +219,8 @@ MUTANTS = [
     of(
         "callers",
         "who is alone is left to others, too",
-        "return drive(call.rest(), self._store, begun=call.begun)",
-        "return drive(call._steps, self._store, begun=call.begun)",
+        "return drive(call.rest(), self._store, operation_id=operation_id, begun=call.begun)",
+        "return drive(call._steps, self._store, operation_id=operation_id, begun=call.begun)",
     ),
     of(
         "protocol/at_once",

@@ -186,7 +186,7 @@ MUTANTS = [
     of("aging", "an answer that is there may be too old", "entry.answer is None and", ""),
     of("aging", "ids that tell their time may be too old", " and time_of(entry.asked.operation_id) is None", ""),
     of("pending", "an earlier life is forgotten", "uncertain=True, earlier=True", "uncertain=True"),
-    of("errors", "nobody was asked, so it did not happen", "error.happened = None", "pass"),
+    Mutant("nobody was asked, so it did not happen", "errors.py", "error.happened = None", "pass", listed=False),
     of("desk", "the longest retention counts", "told < self.retention", "told > self.retention"),
     of("replies", "for ever is no time", 'float(text) or float("inf")', "float(text)"),
     of(
