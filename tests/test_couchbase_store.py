@@ -687,6 +687,37 @@ async def test_a_cancelled_call_goes_on_and_close_waits_for_it(server: Couchbase
     again.close()
 
 
+async def test_a_closing_that_is_cancelled_goes_on_and_who_closes_again_waits_for_it(server: CouchbaseServer) -> None:
+    """The connection stayed open, and nobody could close it any more."""
+    store = open_async_store(f"{server.url}?prefix={time.monotonic_ns()}-")
+    assert isinstance(store, AsyncCouchbaseStore)
+    assert (await store.perform([Read(DOC)])) == [Missing()]
+    close, ended = store._close, list[str]()
+    closes, go_on = asyncio.Event(), asyncio.Event()
+    assert close is not None
+
+    async def slow() -> None:
+        closes.set()
+        await go_on.wait()
+        await close()
+        ended.append("closed")
+
+    store._close = slow
+    async with asyncio.timeout(30):
+        closing = asyncio.create_task(store.close())
+        await closes.wait()
+        closing.cancel()
+        await asyncio.wait([closing])
+        again = [asyncio.create_task(store.close()) for _ in range(2)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not any(each.done() for each in again)
+        go_on.set()
+        await asyncio.gather(*again)
+        assert ended == ["closed"]
+        await store.close()
+
+
 def test_a_closed_store_says_so(opened: Callable[..., Perform]) -> None:
     perform = opened()
     perform.shut()

@@ -214,6 +214,7 @@ class AsyncCouchbaseStore:
         self._close: Callable[[], Awaitable[None]] | None = None
         self._locks = {lane.place: asyncio.Lock() for lane in self._shared.intentions.lanes}
         self._under_way: set[asyncio.Task[Any]] = set()
+        self._closing: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # that the connection belongs to
 
     async def perform(self, batch: Sequence[StoreRequest], /) -> list[Reply]:
@@ -223,12 +224,21 @@ class AsyncCouchbaseStore:
         return await self._shielded(self._perform(batch))
 
     async def close(self) -> None:
-        """Wait for calls under way, cancelled ones too, then let go of the connection if it is this store's own."""
-        if self._shared.closed or os.getpid() != self._shared.pid:
+        """Wait for calls under way, cancelled ones too, then let go of the connection if it is this store's own.
+
+        Goes on where whoever waits for it is cancelled; who calls it again waits for the same.
+        """
+        if os.getpid() != self._shared.pid:
             return
         self._shared.closed = True
         if self._loop is not asyncio.get_running_loop():
             return  # nothing is under way, and what is connected cannot be reached from here
+        if self._closing is None:
+            self._closing = own_task(self._let_go(), "casops-couchbase-closing")
+        if not self._closing.done():
+            await asyncio.shield(self._closing)
+
+    async def _let_go(self) -> None:
         if self._under_way:
             await asyncio.wait(self._under_way)
         if self._close is not None:
