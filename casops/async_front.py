@@ -37,7 +37,10 @@ R = TypeVar("R")
 
 
 class AsyncCasOps:
-    """Operations on one store, for one event loop."""
+    """Operations on one store, for one event loop; when that is closed, for the next.
+
+    `store`: an async one.  The rest, and what is raised, as in CasOps; UsageError in another event loop, too.
+    """
 
     def __init__(
         self,

@@ -134,14 +134,18 @@ class Documents:
         self.wanted: set[Key] = set()  # for casops: what has to be read before the next run
 
     def __getitem__(self, ref: Ref[D]) -> D:
-        """The document; the same object each time.  Raises DocumentMissing if there is none."""
+        """The document; the same object each time.  Raises DocumentMissing if there is none, and what `get` raises."""
         document = self.get(ref)
         if document is None:
             raise DocumentMissing(f"there is no document {ref.key}")
         return document
 
     def get(self, ref: Ref[D]) -> D | None:
-        """The document, or None if there is none."""
+        """The document, or None if there is none; the same object each time.
+
+        Raises InvalidDocument if what is stored does not fit the model of the reference, UsageError for what is no
+        reference, or one to the same document as another model.
+        """
         check_ref(ref)
         key = ref.key
         if key not in self._present:
@@ -170,7 +174,11 @@ class Documents:
         raise UsageError("documents are looked up by reference; they cannot be listed")
 
     def create(self, ref: Ref[D], document: D) -> D:
-        """Bring a document into being and give it back.  Raises DocumentExists if there is one."""
+        """Bring a document into being and give it back: it may be changed until `apply` returns.
+
+        Raises DocumentExists if there is one, UsageError if `document` is not of the reference's model, and what `get`
+        raises.
+        """
         check_ref(ref)
         if self.get(ref) is not None:
             raise DocumentExists(f"there is a document {ref.key} already")
@@ -181,7 +189,7 @@ class Documents:
         return document
 
     def remove(self, ref: Ref[Any]) -> None:
-        """Make the document cease to be.  Raises DocumentMissing if there is none."""
+        """Make the document cease to be.  Raises DocumentMissing if there is none, and what `get` raises."""
         if self.get(ref) is None:
             raise DocumentMissing(f"there is no document {ref.key} to remove")
         self._present[ref.key] = None

@@ -109,19 +109,31 @@ def _rebuild(cls: type[CasOpsError], args: tuple[Any, ...], state: dict[str, Any
 
 
 class UsageError(CasOpsError, ValueError):
-    """The call cannot be right, whatever the store holds."""
+    """The call cannot be right, whatever the store holds: mend it, then ask again, with the same id if there was one.
+
+    It did not happen, and nothing is left pending, unless `happened` is None: then nobody has looked (after a fork, in
+    another event loop), or another call has declared the operation, which may succeed yet.
+    """
 
 
 class DocumentMissing(UsageError, LookupError):
-    """The operation looked up a document that does not exist (`documents.get` asks without raising)."""
+    """The operation looked up a document that does not exist (`documents.get` asks without raising).
+
+    Nothing is recorded: once there is one, the same id may happen.  To refuse for good, raise Declined.
+    """
 
 
 class DocumentExists(UsageError):
-    """The operation created a document that exists already."""
+    """The operation created a document that exists already.  Nothing is recorded, as with DocumentMissing."""
 
 
 class InvalidDocument(UsageError):
-    """The operation left a document or result behind that its model refuses; nothing was written."""
+    """A document or a result that its model refuses, or that would come back from JSON as something else.
+
+    One that an operation left behind: nothing was written and it did not happen; mend the operation, or its model.
+    One that is stored and does not fit the model that it is read as: mend the model, or the document, which another
+    program may have written.
+    """
 
 
 class Closed(UsageError):

@@ -61,7 +61,12 @@ def worker_name() -> str:
 class CasOps:
     """Operations on one store.  May be used by any number of threads; open it after a fork.
 
-    `operations`: classes that `recover` shall be able to finish, beside those that were run here.
+    `store`: a sync one, which `close` closes.  `operations`: classes that `recover` shall be able to finish, beside
+    those that were run here.  `worker`: who this is, in histories and lists (default: machine and process).
+
+    Raises UsageError for an async store, and for options, operations or a name that cannot be right.  Whatever
+    asks the store raises Closed after `close`, and UsageError in a business function that this CasOps runs, in a signal
+    handler that interrupts it and, on a file or on Couchbase, after a fork.
     """
 
     def __init__(
@@ -149,22 +154,36 @@ class CasOps:
         None: nothing is known of it: nobody asked, it was forgotten, or it is under way, for on a file an operation
         leaves nothing there until it has happened, unless something is in its way.  `cancel` makes sure of it.
         The result of an operation that this process does not know (`register`) keeps its JSON form.
+
+        Raises UsageError for what cannot be an id, StoreUnavailable if the store does not tell within the deadline,
+        InvariantViolation if what is stored cannot be right, or does not fit the type of the result any more.
         """
         self._check_open(operation_id)
         return drive(self._engine.outcome(operation_id), self._store, operation_id=operation_id)
 
     def read(self, ref: Ref[D]) -> D | None:
-        """The committed value of a document, or None.  Waits for nobody and writes nothing."""
+        """The committed value of a document, or None.  Waits for nobody and writes nothing.
+
+        Raises InvalidDocument if it does not fit the model of the reference, UsageError for what is no reference or
+        for an id that the store has no place for, StoreUnavailable, InvariantViolation.
+        """
         self._check_open()
         return drive(self._engine.read(ref), self._store)
 
     def snapshot(self, refs: Sequence[Ref[Any]]) -> Snapshot:
-        """Documents as they all were at one instant.  Raises Contended if they kept changing."""
+        """Documents as they all were at one instant.  Writes nothing.
+
+        Raises Contended if they kept changing, UsageError for a document that is asked for as two models, and what
+        `read` raises.
+        """
         self._check_open()
         return drive(self._engine.snapshot(refs), self._store)
 
     def pending(self) -> list[Pending]:
-        """Operations that were declared and have not ended, of all workers."""
+        """Operations that were declared and have not ended, of all workers.
+
+        What cannot be read is among them, with a note.  Raises StoreUnavailable.
+        """
         self._check_open()
         return drive(self._engine.pending(), self._store)
 
@@ -172,6 +191,9 @@ class CasOps:
         """One sweep: put away what has ended, finish what workers left behind.
 
         `busy`: ids to be left alone, because this process is working on them.
+
+        What goes wrong with one operation, its business function included, is a note on it in `left`.  Raises
+        StoreUnavailable if the list of operations cannot be read.
         """
         self._check_open()
         return drive(self._engine.recover(busy), self._store)
@@ -191,7 +213,7 @@ class CasOps:
         """Make sure that it never happens; if it has ended already, tells how.
 
         Raises Expired for an id that is older than the retention and of which nothing is known, since it may have
-        happened; OutcomeUnknown, UsageError.
+        happened; OutcomeUnknown, UsageError, InvariantViolation.
         """
         self._check_open(operation_id)
         outcome, ended = drive(self._engine.cancel(operation_id), self._store, operation_id=operation_id)

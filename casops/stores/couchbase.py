@@ -197,8 +197,10 @@ class CouchbaseStore:
 class AsyncCouchbaseStore:
     """An async store in a bucket.
 
-    where: a Bucket, or a Scope, of the SDK's async API (acouchbase), or a function that connects and gives one and
-    what closes it.  Used by one event loop.  settings: as in CouchbaseStore.
+    where: a Bucket, or a Scope, of the SDK's async API (acouchbase), which stays its owner's and belongs to one event
+    loop; or None.  connect: then connects and gives such a bucket or scope and what closes it.  It is called at the
+    first request, where it has failed at the next one, and again in another event loop when that of
+    before is closed.  settings: as in CouchbaseStore.
     """
 
     def __init__(
