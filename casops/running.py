@@ -57,7 +57,7 @@ def interrupted(by: tuple[object, ...]) -> bool:
                     return True  # nobody's business is done here
             elif module != _FRONT or name not in _CALL_OTHERS:
                 mine = frame.f_locals.get("self")
-                if any(mine is each for each in by):
+                if mine is not None and any(mine is each for each in by):  # a front may have no callers: None
                     return True
         frame = frame.f_back
     return False
