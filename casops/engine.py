@@ -23,7 +23,7 @@ from casops.errors import (
 )
 from casops.ids import check_id
 from casops.messages import Key, Steps, Version
-from casops.operations import Operation, result_adapter
+from casops.operations import Operation, know, result_adapter
 from casops.options import Options
 from casops.outcome import Outcome, Pending, Recovery, Snapshot
 from casops.protocol import forgetting, reading, sweeping
@@ -56,16 +56,8 @@ class Engine:
             self.register(operation)
 
     def register(self, operation: type[Operation[Any]]) -> None:
-        """Know an operation by its name.  Raises UsageError if another one has it."""
-        if not (isinstance(operation, type) and issubclass(operation, Operation)):
-            raise UsageError(f"a class of operations is needed, not {operation!r:.80}")
-        result_adapter(operation)  # says now if the class cannot work
-        known = self._operations.setdefault(operation.operation_name, operation)
-        if known is not operation:
-            raise UsageError(
-                f"two operations are named {operation.operation_name!r}: {known.__qualname__} of {known.__module__} "
-                f"and {operation.__qualname__} of {operation.__module__}; give one of them name=…"
-            )
+        """Know an operation by its name.  Raises as casops.operations.know does."""
+        know(self._operations, operation)
 
     def check_not_running(self) -> None:
         """Raise UsageError where a business function asks the front that runs it."""

@@ -89,6 +89,22 @@ class Operation(_Arguments, Generic[R_co]):
         raise NotImplementedError(f"{type(self).__name__} does not define apply")
 
 
+def know(operations: dict[str, type[Operation[Any]]], operation: type[Operation[Any]]) -> None:
+    """Put it among the operations that are known by their names.
+
+    Raises UsageError if it is no class of operations, if it cannot work, or if another one has its name.
+    """
+    if not (isinstance(operation, type) and issubclass(operation, Operation)):
+        raise UsageError(f"a class of operations is needed, not {operation!r:.80}")
+    result_adapter(operation)
+    known = operations.setdefault(operation.operation_name, operation)
+    if known is not operation:
+        raise UsageError(
+            f"two operations are named {operation.operation_name!r}: {known.__qualname__} of {known.__module__} "
+            f"and {operation.__qualname__} of {operation.__module__}; give one of them name=…"
+        )
+
+
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
 
 

@@ -16,6 +16,7 @@ from casops import (
     CasOps,
     Closed,
     Declined,
+    Document,
     Documents,
     Expired,
     Operation,
@@ -23,12 +24,19 @@ from casops import (
     UsageError,
     new_operation_id,
 )
+from casops.client import AsyncClient
 from tests.bank import MENDED, Account, Broken, Open
 from tests.conftest import QUICK, Bank
 
 
 class Panic(BaseException):
     """As extensions in Rust raise it."""
+
+
+class Person(Document, collection="accounts"):
+    """The documents of Account, as others see them."""
+
+    name: str = ""
 
 
 class Panics(Operation[None]):
@@ -127,6 +135,81 @@ def test_misuse_of_documents_is_told_and_leaves_nothing_pending(how: str, told: 
         assert casops.pending() == []
 
 
+class Looks(Operation[str]):
+    """Looks up a document in a way that the types forbid."""
+
+    how: str
+    account: Ref[Account]
+
+    def apply(self, documents: Documents) -> str:
+        if self.how == "list":
+            return str(list(documents))
+        documents.get(self.account)
+        return str(documents.get(Ref(Person, self.account.id)))
+
+
+@pytest.mark.parametrize(
+    ("how", "told"), [("list", "cannot be listed"), ("twice", "used both as Account and as Person")]
+)
+def test_documents_are_looked_up_one_by_one_each_as_one_model(how: str, told: str) -> None:
+    with CasOps.open("memory://") as casops:
+        casops.run(Open(account="alice"), operation_id="open")
+        with pytest.raises(UsageError, match=told) as error:
+            casops.run(Looks(how=how, account="alice"), operation_id="i")
+        assert (error.value.happened, error.value.operation_id) == (False, "i")
+        assert casops.pending() == []
+
+
+def test_a_snapshot_gives_a_document_as_what_it_was_asked_for() -> None:
+    with CasOps.open("memory://") as casops:
+        casops.run(Open(account="a"), operation_id="open")
+        seen = casops.snapshot([Account.ref("a")])
+        with pytest.raises(UsageError, match="was asked for as Account, not Person"):
+            seen.get(Ref(Person, "a"))
+
+
+class Homeless(Document):
+    """Of no collection: to derive from."""
+
+
+def test_a_reference_to_what_has_no_collection_is_told() -> None:
+    with pytest.raises(UsageError, match="Homeless has no collection"):
+        Ref(Homeless, "a")
+    assert Account.ref("a") != "a"
+
+
+class Waits(Operation[None]):
+    async def apply(self, documents: Documents) -> None:  # type: ignore[override]
+        raise AssertionError("nobody waits for it")
+
+
+class Soon:
+    """An awaitable that is no coroutine."""
+
+    def __await__(self) -> Any:
+        raise AssertionError("nobody waits for it")
+
+
+class GivesSoon(Operation[Any]):
+    def apply(self, documents: Documents) -> Any:
+        return Soon()
+
+
+class Nothing(Operation[None]):
+    """Its business is missing."""
+
+
+async def test_a_business_function_that_is_async_or_missing_is_told(bank: Bank) -> None:
+    casops = bank.open()
+    for operation in (Waits(), GivesSoon()):
+        with pytest.raises(UsageError, match="an ordinary function, not async") as error:
+            await casops.run(operation, operation_id="i")
+        assert (error.value.happened, error.value.operation_id) == (False, "i")
+        assert await casops.pending() == []
+    with pytest.raises(NotImplementedError, match="Nothing does not define apply"):
+        await casops.run(Nothing(), operation_id="n")
+
+
 class Lazy(BaseModel):
     model_config = ConfigDict(defer_build=True)
 
@@ -147,6 +230,8 @@ class Forward(Operation["Later"]):  # type: ignore[name-defined]
 def test_what_is_no_class_of_operations_is_told(known: Any) -> None:
     with pytest.raises(UsageError, match="a class of operations is needed"):
         CasOps.open("memory://", operations=[known])
+    with pytest.raises(UsageError, match="a class of operations is needed"):
+        AsyncClient(["http://localhost"], operations=[known])
 
 
 def test_a_result_that_is_named_only_is_told_before_anything_is_asked() -> None:

@@ -50,7 +50,7 @@ from casops.errors import (
     not_asked,
 )
 from casops.ids import check_id
-from casops.operations import Operation, result_adapter
+from casops.operations import Operation, know
 from casops.outcome import Outcome, Pending
 from casops.tasks import own_task
 from casops.wire import path_of
@@ -89,7 +89,7 @@ class AsyncClient:
         self._on_notice = on_notice
         self._operations: dict[str, type[Operation[Any]]] = {}
         for each in operations:
-            self._register(each)
+            know(self._operations, each)
         self._tasks: set[asyncio.Task[None]] = set()
         self._probed: set[Server] = set()
         self._closed = False
@@ -123,7 +123,7 @@ class AsyncClient:
         self._check_usable(operation_id)
         began = time.monotonic()
         work, asked = asked_of(operation, operation_id, time.time())
-        self._register(type(operation))
+        know(self._operations, type(operation))
         if operation_id in self._desk.acknowledgements:
             told = "this id was acknowledged, so its result may be forgotten; an id is never used again"
             raise not_asked(UsageError(told, operation_id=operation_id))
@@ -399,12 +399,6 @@ class AsyncClient:
                 self._start(self._probe(server), partial(self._probed.discard, server))
 
     # --- small things -----------------------------------------------------------------------
-
-    def _register(self, operation: type[Operation[Any]]) -> None:
-        result_adapter(operation)  # says now if the class cannot work
-        known = self._operations.setdefault(operation.operation_name, operation)
-        if known is not operation:
-            raise UsageError(f"two operations are named {operation.operation_name!r}; give one of them name=…")
 
     def _check_open(self, operation_id: str | None) -> None:
         if self._process != os.getpid():
