@@ -15,8 +15,8 @@ A call comes down through these:
 
 `documents.py` and `operations.py` are what business code is written with.  That it comes back from JSON as it was
 is looked after by `arguments.py`, `sameness.py`, `validating.py` and `numbers.py`; `running.py` says who must not ask
-whom.  `client/` and `service/` do all of this over HTTP and agree on `wire.py`.  `testing/` proves it, and crashes
-operations of your own.
+whom, `tasks.py` makes the tasks of casops' own.  `client/` and `service/` do all of this over HTTP and agree on
+`wire.py`.  `testing/` proves it, and crashes operations of your own.
 """
 
 from casops.async_front import AsyncCasOps
