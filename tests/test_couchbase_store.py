@@ -522,6 +522,23 @@ def test_a_shard_of_intentions_that_is_full_says_so(opened: Callable[..., Perfor
     assert isinstance(perform(Forget(Key(INTENTIONS, first)))[0], Stored)
 
 
+def test_in_a_full_shard_an_intention_can_be_replaced_by_one_of_its_length(
+    opened: Callable[..., Perform], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sweeps do so, and they are what makes room."""
+    perform = opened(timeout="5")
+    key = Key(INTENTIONS, "op")
+    monkeypatch.setattr("secrets.randbits", lambda bits: 0)  # the shortest version there is
+    (stored,) = perform(Insert(key, '""'))
+    assert isinstance(stored, Stored)
+    room = 20 * 2**20 - len(f'{{"op":{{"v{stored.cas}":""}}}}')
+    (stored,) = perform(Replace(key, stored.cas, f'"{"x" * room}"'))
+    assert isinstance(stored, Stored)
+    monkeypatch.setattr("secrets.randbits", lambda bits: 2**bits - 1)  # the longest
+    assert isinstance(perform(Replace(key, stored.cas, f'"{"y" * (room + 1)}"'))[0], Refused)
+    assert isinstance(perform(Replace(key, stored.cas, f'"{"y" * room}"'))[0], Stored)
+
+
 @pytest.mark.parametrize("seconds", [30 * 86_400 - 1, 30 * 86_400, 400 * 86_400])
 def test_a_lifetime_is_counted_by_the_clock_of_the_server(seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ahead = 5_000_000  # seconds: this machine's clock is wrong by two months

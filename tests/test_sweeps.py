@@ -14,7 +14,19 @@ import pytest
 from pydantic import AfterValidator
 
 from casops import CasOps, Contended, Document, Documents, Operation, Options, Recovery, Ref, new_operation_id
-from casops.messages import Insert, Read, Refused, Replace, Reply, Steps, Stored, StoreRequest, Unknown, Version
+from casops.messages import (
+    INTENTIONS,
+    Insert,
+    Read,
+    Refused,
+    Replace,
+    Reply,
+    Steps,
+    Stored,
+    StoreRequest,
+    Unknown,
+    Version,
+)
 from casops.protocol.ended import Ended
 from casops.protocol.execution import Execution
 from casops.records import decode_intention, intention_key, result_key
@@ -363,3 +375,28 @@ def test_an_id_that_a_sweep_must_not_run_is_left_with_its_reason() -> None:
         (left,) = casops.recover().left
         assert left.operation_id == future
         assert "comes from the future" in left.note
+
+
+class Brimful(MemoryStore):
+    """Takes no intention that is longer than the one it replaces."""
+
+    def perform_one(self, request: StoreRequest) -> Reply:
+        if isinstance(request, Replace) and request.key.collection == INTENTIONS:
+            before = super().perform_one(Read(request.key))
+            if isinstance(before, Version) and len(str(request.body)) > len(before.body or ""):
+                return Refused("full")
+        return super().perform_one(request)
+
+
+@pytest.mark.usefixtures("crashing")
+def test_where_no_intention_can_become_longer_sweeps_count_and_finish_all_the_same() -> None:
+    store = Brimful()
+    with CasOps(store, options=NOW, operations=[Ends, Fine]) as casops:
+        left_behind(casops, a=Ends(log="a"), b=Fine(log="b"))
+        assert [each.failures for each in casops.pending()] == [0, 0]  # there was no room to say so
+        for _ in range(NOW.park_after):
+            with pytest.raises(SystemExit):
+                casops.recover()
+        (left,) = casops.recover().left
+        assert (left.operation_id, left.failures, left.parked) == ("a", 3, True)
+        assert casops.read(Log.ref("b")) == Log(lines=1)

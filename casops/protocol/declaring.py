@@ -99,10 +99,13 @@ class Declaration:
         while not self._mine:
             before = replace(self.intention, call=self.call)
             self._intention = _failed(before, UNTOLD) if self._swept else before
-            text = encode(self._intention)
-            (reply,) = yield from self._environment.perform(
-                Insert(self._key, text) if self.cas is None else Replace(self._key, self.cas, text)
-            )
+            (reply,) = yield from self._environment.perform(self._taking(self._intention))
+            if isinstance(reply, Refused) and self._swept:
+                # Intentions may share a document, and that be full: then none of them can become longer, and sweeps
+                # are what makes room.  So it is written as short as it was.  It must be written: the CAS has to move,
+                # and a count that is left out would let a function kill one process after the other.
+                self._intention = replace(self._intention, last_error=None)
+                (reply,) = yield from self._environment.perform(self._taking(self._intention))
             if isinstance(reply, Stored):
                 self.cas, self._uncounted = reply.cas, before
                 return
@@ -119,6 +122,10 @@ class Declaration:
             if self._intention.call == self.call:
                 self._uncounted = before
                 return
+
+    def _taking(self, intention: Intention) -> Insert | Replace:
+        text = encode(intention)
+        return Insert(self._key, text) if self.cas is None else Replace(self._key, self.cas, text)
 
     def count(self, error: BaseException) -> Steps[None]:
         """Note that the business function raised.  A count that is lost costs one more try."""

@@ -77,8 +77,9 @@ class Edit:
     def __init__(self, request: EditRequest) -> None:
         self.request = request
         self.reply: Reply | None = None
-        # Nobody has had this number before: it is drawn from 2^62.  (The CAS of the intention, see the head.)
-        self.version = secrets.randbits(62) + 1
+        # Nobody has had this number before: it is drawn from 2^62.  (The CAS of the intention, see the head.)  All have
+        # as many digits, so that what replaces a text of its own length has room in a shard that is full.
+        self.version = secrets.randbits(62) + 10**18
         self.parts = self._parts()
 
     def succeeded(self, cas: int) -> None:
