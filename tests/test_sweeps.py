@@ -8,14 +8,16 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Container, Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from pydantic import AfterValidator
 
 from casops import CasOps, Contended, Document, Documents, Operation, Options, Recovery, Ref, new_operation_id
+from casops.engine import Engine
 from casops.messages import (
     INTENTIONS,
+    Forget,
     Insert,
     Read,
     Refused,
@@ -29,6 +31,7 @@ from casops.messages import (
 )
 from casops.protocol.ended import Ended
 from casops.protocol.execution import Execution
+from casops.protocol.sweeping import list_declared
 from casops.records import decode_intention, intention_key, result_key
 from casops.service.duties import Duties
 from casops.service.in_flight import InFlight
@@ -36,7 +39,7 @@ from casops.service.options import ServiceOptions
 from casops.stores.memory import MemoryStore
 from casops.testing.worker import Worker
 from tests.conftest import QUICK
-from tests.steps import OPTIONS, Job, World, add, n, proposes, reply_lost
+from tests.steps import OPTIONS, Job, World, add, n, proposes, reply_lost, staged
 
 # Seconds until something that does not come is given up; it takes milliseconds.
 LONG = 20.0
@@ -400,3 +403,60 @@ def test_where_no_intention_can_become_longer_sweeps_count_and_finish_all_the_sa
         (left,) = casops.recover().left
         assert (left.operation_id, left.failures, left.parked) == ("a", 3, True)
         assert casops.read(Log.ref("b")) == Log(lines=1)
+
+
+# --- stepped by hand ------------------------------------------------------------------------------
+
+
+class Told(Operation[int]):
+    """The same id may be asked for with either sum."""
+
+    log: Ref[Log]
+    lines: int
+
+    def apply(self, documents: Documents) -> int:
+        log = documents.get(self.log) or documents.create(self.log, Log())
+        log.lines += self.lines
+        return log.lines
+
+
+def by_hand(world: World, steps: Callable[[Engine], Steps[Any]]) -> Worker[Any]:
+    return Worker("w", steps(Engine(NOW, [Told], "w")), world.clock)
+
+
+def asking(world: World, lines: int) -> Worker[Any]:
+    operation = Told(log="a", lines=lines)
+    return by_hand(world, lambda engine: engine.execute(engine.work(operation, "i"), "i"))
+
+
+def test_a_sweep_that_meets_other_arguments_removes_only_the_intention_it_has_listed() -> None:
+    world = World()
+    asking(world, 1).step(world.store)  # declared, and nothing more
+    sweeper = by_hand(world, lambda engine: engine.recover())
+    sweeper.step(world.store)
+    sweeper.step(world.store)  # it is listed, and has no result
+    world.store.perform([Forget(intention_key("i"))])
+    asking(world, 2).finish(world.store)
+    world.store.perform([Forget(intention_key("i"))])  # settled
+    retry = asking(world, 2)
+    retry.step(world.store)  # declared anew
+    recovery = sweeper.finish(world.store)
+    assert ["belongs to an operation with other arguments" in each.note for each in recovery.left] == [True]
+    assert world.intention("i") is not None
+
+
+def test_a_result_that_cannot_be_read_keeps_no_other_from_being_listed() -> None:
+    """In Couchbase each document may have a trouble of its own: damaged, too large, of a scope that was removed."""
+    world = World(a=1, b=1)
+    staged(world, "i", add("a", 1), on="")
+    world.worker("j", add("b", 1)).step(world.store)
+
+    def answered(request: StoreRequest) -> Reply:
+        return Refused("damaged") if request == Read(n("a")) else world.store.perform_one(request)
+
+    worker = Worker("operator", list_declared(world.environment()), world.clock)
+    while worker.batch is not None:
+        worker.answer([answered(each) for each in worker.batch])
+    assert worker.error is None
+    assert worker.result is not None
+    assert [(each.operation_id, each.unreadable) for each in worker.result] == [("i", "damaged"), ("j", None)]
