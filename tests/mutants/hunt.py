@@ -1,7 +1,7 @@
 """Hunts one mutant, in a process of its own:  python -m tests.mutants.hunt NUMBER
 
 The mutant's source is changed while it is imported, so nothing of casops may be imported before.
-Prints one line of JSON: what caught it, after how many schedules or worlds.
+Prints one line of JSON: what caught it, after how many schedules, worlds or tests.
 
 Must not be in here: the mutants.
 """
@@ -14,9 +14,13 @@ import importlib.util
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
+
+import pytest
 
 from tests.mutants.listed import KEPT_SEEDS, MUTANTS, Mutant
 
@@ -60,6 +64,8 @@ class Finder(importlib.abc.MetaPathFinder):
 def hunt(mutant: Mutant) -> dict[str, Any]:
     """Explore every case, then live worlds, until something is caught; then the same at greater length."""
     sys.meta_path.insert(0, Finder(mutant))
+    if mutant.tests:
+        return _tested(mutant.tests)
     from casops.testing.__main__ import collect_seldom
     from casops.testing.cases import cases
     from casops.testing.explorer import Explorer
@@ -85,6 +91,31 @@ def hunt(mutant: Mutant) -> dict[str, Any]:
             if violation is not None:
                 return {"by": f"world {seed}", "after": lived, "of": "worlds", "what": violation}
     return {"by": None, "after": explored, "of": "states", "what": f"survived {explored} states, {lived} worlds"}
+
+
+def _tested(tests: str) -> dict[str, Any]:
+    """The first of these tests that fails."""
+    failed = Failed()
+    with redirect_stdout(StringIO()):
+        status = pytest.main(["-q", "-x", "-p", "no:cacheprovider", tests], plugins=[failed])
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise SystemExit(f"{tests}: pytest ends with {status}")
+    by = failed.name
+    return {"by": by, "after": failed.ran, "of": "tests", "what": failed.what if by else f"survived {failed.ran} tests"}
+
+
+class Failed:
+    """Keeps which test failed first, after how many."""
+
+    name: str | None = None
+    what = ""
+    ran = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.ran += report.when == "call"
+        if report.failed and self.name is None:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            self.name, self.what = report.nodeid, " ".join(getattr(crash, "message", "it fails").split())
 
 
 if __name__ == "__main__":

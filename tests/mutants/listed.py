@@ -13,6 +13,9 @@ from dataclasses import dataclass
 # Simulated worlds that once showed a bug: run by the tests, and by the hunt before all others.
 KEPT_SEEDS = (256, 273, 758, 1244, 1418, 1581, 5258, 5307, 63669, 73918, 91242, 97787)
 
+# Tests that notice what neither explorer nor simulator do.
+SELDOM, SWEEPS, SHARDS = (f"tests/test_{each}.py" for each in ("protocol_seldom", "sweeps", "couchbase_intentions"))
+
 
 @dataclass(frozen=True)
 class Mutant:
@@ -21,6 +24,7 @@ class Mutant:
     old: str
     new: str
     listed: bool = True  # among the seeded bugs of the protocol's description
+    tests: str = ""  # which notice it, where neither explorer nor simulator do
 
 
 MUTANTS = [
@@ -294,5 +298,180 @@ MUTANTS = [
         "meta.operation_id == asker.operation_id and meta.attempt in asker.dead:\n            assert",
         "meta.operation_id == asker.operation_id:\n            assert",
         listed=False,
+    ),
+    # --- what takes a coincidence that only a test makes ---
+    Mutant(
+        "a result that stopped one's proposal was not seen",
+        "protocol/execution.py",
+        """            self._is_dead(attempt)
+            self.asker.known = True
+""",
+        """            self._is_dead(attempt)
+""",
+        listed=False,
+        tests=SELDOM,
+    ),
+    Mutant(
+        "a proposal that was sent is not in doubt",
+        "protocol/execution.py",
+        """        self.in_doubt = True
+        reply, *landed""",
+        "        reply, *landed",
+        listed=False,
+        tests=SELDOM,
+    ),
+    Mutant(
+        "what is refused for ever did not happen, in doubt or not",
+        "protocol/execution.py",
+        "                if not failure.refusal.lasting or self.in_doubt:",
+        "                if not failure.refusal.lasting:",
+        listed=False,
+        tests=SELDOM,
+    ),
+    Mutant(
+        "a refusal that was sent is not in doubt",
+        "protocol/execution.py",
+        """            self.in_doubt = True
+            yield from self.environment.after_failed(reply)
+""",
+        """            yield from self.environment.after_failed(reply)
+""",
+        listed=False,
+        tests=SELDOM,
+    ),
+    Mutant(
+        "what was removed leaves its expiry",
+        "protocol/participants.py",
+        "    expires = None if value.body is None else value.expires",
+        "    expires = value.expires",
+        listed=False,
+        tests=SELDOM,
+    ),
+    Mutant(
+        "look for the result, then for the intention",
+        "protocol/sweeping.py",
+        """    declared = (yield from environment.read([key]))[key]
+    standing, ended = yield from _how_far(environment, operation_id)""",
+        """    standing, ended = yield from _how_far(environment, operation_id)
+    declared = (yield from environment.read([key]))[key]""",
+        listed=False,
+        tests=SELDOM,
+    ),
+    Mutant(
+        "what has not landed has not ended, without a second look",
+        "protocol/sweeping.py",
+        "        if again.cas == standing.cas:",
+        "        if True:",
+        listed=False,
+        tests=SELDOM,
+    ),
+    Mutant(
+        "tell a failure of what never was at one instant",
+        "protocol/execution.py",
+        "        if not (yield from self._still_true(documents, evaluation.looked_at)):",
+        """        if isinstance(evaluation, business.Refused) and not (
+            yield from self._still_true(documents, evaluation.looked_at)
+        ):""",
+        listed=False,
+        tests=SELDOM,
+    ),
+    Mutant(
+        "a cancelled result has its time to live at once",
+        "protocol/fate.py",
+        'if record.state == "open" else None',
+        'if record.state in ("open", "cancelled") else None',
+        listed=False,
+        tests=SELDOM,
+    ),
+    Mutant(
+        "what is taken over becomes younger",
+        "protocol/declaring.py",
+        "            before = replace(self.intention, call=self.call)",
+        "            before = replace(self.intention, call=self.call, at=self._environment.now.wall)",
+        listed=False,
+        tests=SELDOM,
+    ),
+    Mutant(
+        "forget where stages of what was never proposed may be",
+        "protocol/fate.py",
+        """                loose=suspect.participants,
+""",
+        "",
+        listed=False,
+        tests=SELDOM,
+    ),
+    Mutant(
+        "nothing is forgotten before the retention is over",
+        "protocol/environment.py",
+        "return 0 < self.options.retention / 2 < passed",
+        "return 0 < self.options.retention < passed",
+        listed=False,
+        tests=SELDOM,
+    ),
+    Mutant(
+        "a sweep goes by a fingerprint of its own",
+        "engine.py",
+        """        work.fingerprint = each.intention.fingerprint
+""",
+        "",
+        listed=False,
+        tests=SELDOM,
+    ),
+    Mutant(
+        "a full shard takes no count",
+        "protocol/declaring.py",
+        "            if isinstance(reply, Refused) and self._swept:",
+        "            if False:",
+        listed=False,
+        tests=SWEEPS,
+    ),
+    Mutant(
+        "remove whatever intention stands in the way",
+        "protocol/sweeping.py",
+        "        yield from environment.perform(Remove(intention_key(declared.operation_id), declared.cas))",
+        """        found = yield from environment.read([intention_key(declared.operation_id)])
+        for key, each in found.items():
+            if not isinstance(each, Missing):
+                yield from environment.perform(Remove(key, each.cas))""",
+        listed=False,
+        tests=SWEEPS,
+    ),
+    Mutant(
+        "one result that the store refuses to tell ends the list",
+        "protocol/sweeping.py",
+        "            except (InvariantViolation, StoreFailed) as error:",
+        "            except InvariantViolation as error:",
+        listed=False,
+        tests=SWEEPS,
+    ),
+    Mutant(
+        "a write of an intention whose reply is lost is sent again",
+        "stores/couchbase_intentions.py",
+        """(Meaning.FIELD_EXISTS, Meaning.FIELD_MISSING, Meaning.TOO_LARGE):
+            for""",
+        """(Meaning.FIELD_EXISTS, Meaning.FIELD_MISSING, Meaning.TOO_LARGE, Meaning.UNKNOWN):
+            for""",
+        listed=False,
+        tests=SHARDS,
+    ),
+    Mutant(
+        "a write of one intention whose reply is lost is sent again",
+        "stores/couchbase_intentions.py",
+        """        if isinstance(answer, Answer) or answer.meaning is not Meaning.MISSING or not inserts:
+            return answer""",
+        """        if isinstance(answer, Trouble) and answer.meaning is Meaning.UNKNOWN:
+            return (yield self._calls.change_fields(place, parts))
+        if isinstance(answer, Answer) or answer.meaning is not Meaning.MISSING or not inserts:
+            return answer""",
+        listed=False,
+        tests=SHARDS,
+    ),
+    Mutant(
+        "version numbers of intentions have any number of digits",
+        "stores/couchbase_intentions.py",
+        "secrets.randbits(62) + 10**18",
+        "secrets.randbits(62) + 1",
+        listed=False,
+        tests=SHARDS,
     ),
 ]
