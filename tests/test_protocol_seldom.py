@@ -11,15 +11,18 @@ import pytest
 
 from casops.engine import Engine
 from casops.errors import CasOpsError, Expired, OutcomeUnknown
-from casops.messages import Insert, Read, Refused, Replace, Stored, Unknown
+from casops.messages import Insert, Mismatch, Read, Refused, Replace, Stored, Unknown
 from casops.outcome import Recovery
 from casops.protocol.ended import Ended
+from casops.protocol.environment import TimeUp
 from casops.protocol.forgetting import forget
+from casops.protocol.limits import MAX_SETTLE_ROUNDS
+from casops.protocol.settling import settle_documents
 from casops.protocol.sweeping import cancel, look_up
 from casops.records import Record, decode_intention, encode, intention_key, result_key
 from casops.testing.worker import Worker
 from tests.bank import Open
-from tests.steps import OPTIONS, Job, Refusal, World, add, ask, move, n, proposes, staged
+from tests.steps import OPTIONS, Job, Refusal, World, add, ask, move, n, proposes, staged, writes
 
 # --- what was seen once ---------------------------------------------------------------------------
 
@@ -207,3 +210,30 @@ def test_a_sweep_goes_by_the_fingerprint_that_was_declared() -> None:
     record = world.record("i")
     assert record is not None
     assert record.fingerprint == "of an older version"
+
+
+# --- who comes too late ---------------------------------------------------------------------------
+
+
+def test_a_document_that_moved_while_its_committed_stage_was_settled_is_read_again() -> None:
+    world = World(a=5)
+    ended = world.run("x", move("a", "b", 1))  # brings b into being; not settled
+    worker = world.worker("y", add("b", 10))
+    while not any(each.key == n("b") for each in writes(worker.batch)):
+        worker.step(world.store)
+    world.do("z", add("b", 100))
+    worker.step(world.store)
+    for each in (worker.finish(world.store), ended):
+        world.settle(each)
+    assert (world.body("a"), world.body("b")) == (4, 111)
+
+
+def test_settling_ends_where_documents_never_rest() -> None:
+    world = World(a=5)
+    ended = world.run("i", add("a", 1))
+    worker = Worker("settler", settle_documents(world.environment(), ended), world.clock)
+    worker.step(world.store)  # committed
+    for _ in range(MAX_SETTLE_ROUNDS * 2):
+        if worker.batch is not None:
+            worker.answer([Mismatch() if writes([each]) else world.store.perform_one(each) for each in worker.batch])
+    assert isinstance(worker.error, TimeUp)

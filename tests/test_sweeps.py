@@ -15,6 +15,7 @@ from pydantic import AfterValidator
 
 from casops import CasOps, Contended, Document, Documents, Operation, Options, Recovery, Ref, new_operation_id
 from casops.engine import Engine
+from casops.errors import StoreUnavailable
 from casops.messages import (
     INTENTIONS,
     Forget,
@@ -274,6 +275,14 @@ def test_who_only_lost_to_others_is_not_counted() -> None:
     record = world.record("i")
     assert record is not None
     assert record.fingerprint == add("a", 1).fingerprint  # it is pending: its id is not free
+
+
+def test_a_sweep_that_has_counted_nothing_takes_nothing_back() -> None:
+    world = declared()
+    worker = sweep(world, "i", add("a", 1))
+    worker.answer([Refused("the store is away") for _ in worker.batch or ()])
+    assert isinstance(worker.error, StoreUnavailable)
+    assert failures(world, "i") == 0
 
 
 def test_sweeps_that_overlap_take_back_what_each_has_counted() -> None:

@@ -85,11 +85,11 @@ class Environment:
         passed = max(self.now.monotonic - self.started, self.now.wall - self.started_wall)
         return 0 < self.options.retention / 2 < passed
 
-    def pause(self, seconds: float) -> Steps[float]:
+    def pause(self, seconds: float) -> Steps[None]:
         """Wait, then look at the clock.  Never waits past the deadline."""
         left = self.started + self.options.deadline - self.now.monotonic
         yield Pause(max(0.0, min(seconds, left)))
-        return (yield from self.tick())
+        yield from self.tick()
 
     def perform(self, *requests: StoreRequest) -> Steps[list[Reply]]:
         """One batch.  This is the one place where a store's replies get their type."""

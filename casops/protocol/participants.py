@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from casops.errors import InvariantViolation
 from casops.messages import Body as BodyOf
 from casops.messages import Insert, Key, Missing, Remove, Replace, Stage, Steps, Stored, StoreRequest, Version
 from casops.protocol.environment import Environment, Found
@@ -130,8 +129,8 @@ def settling(key: Key, version: Version, *, committed: bool) -> StoreRequest:
     """
     check_sound(key, version)
     meta = stage_of(key, version)
-    if meta is None or version.stage is None:
-        raise InvariantViolation(f"there is no stage on {key} to settle")
+    assert meta is not None
+    assert version.stage is not None, "there is a stage to settle"
     if not committed:
         return Replace(key, version.cas, BodyOf.KEEP, expires=meta.expires if version.body is not None else None)
     if version.stage.body is not None:

@@ -50,21 +50,19 @@ def settle_documents(environment: Environment, ended: Ended) -> Steps[tuple[Stan
     standing = ended.standing
     if ended.record.state == "proposed":
         standing = yield from _notice(environment, ended)
-    record, known = standing.record, dict[Key, Version]()
+    record = standing.record
+    assert record is not None
+    assert record.final, "what has ended is final, once it was noticed"
     # What another worker has settled: that one did not know of void stages of ours.
-    if record is not None and record.final and (ended.staged or not record.settled):
-        known = yield from _settle_documents(environment, ended, record)
-    return standing, known
+    if not ended.staged and record.settled:
+        return standing, {}
+    return standing, (yield from _settle_documents(environment, ended, record))
 
 
 def put_away(environment: Environment, operation_id: str, standing: Standing) -> Steps[None]:
     """3 and 4, only after settle_documents.  Raises TimeUp or StoreFailed: it is left to others."""
-    record = standing.record
-    if record is None or not record.final:
-        return  # forgotten already, or not what we were told: nothing to put away
     yield from _remove_intention(environment, operation_id)
-    if not record.settled:
-        yield from _forget_later(environment, operation_id, standing)
+    yield from _forget_later(environment, operation_id, standing)
 
 
 def _notice(environment: Environment, ended: Ended) -> Steps[Standing]:

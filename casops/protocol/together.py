@@ -42,10 +42,9 @@ def together(members: Sequence[Steps[None]]) -> Steps[list[Exception | None]]:
                 replies[index] = [next(answers) for _ in request]
             elif isinstance(request, Pause):
                 replies[index] = None
-            elif isinstance(request, ReadClock):
+            else:
+                assert isinstance(request, ReadClock), "background work has nothing else to ask for"
                 if clock is None:
                     clock = yield request
                 replies[index] = clock
-            else:
-                replies[index] = yield request
     return errors

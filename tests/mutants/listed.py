@@ -82,11 +82,13 @@ MUTANTS = [
         "protocol/settling.py",
         """    if ended.record.state == "proposed":
         standing = yield from _notice(environment, ended)
-    record, known = standing.record, dict[Key, Version]()
-    # What another worker has settled: that one did not know of void stages of ours.
-    if record is not None and record.final and (ended.staged or not record.settled):""",
-        """    record, known = standing.record, dict[Key, Version]()
-    if record is not None and record.state != "open" and not record.settled:""",
+    record = standing.record
+    assert record is not None
+    assert record.final, "what has ended is final, once it was noticed"
+""",
+        """    record = standing.record
+    assert record is not None
+""",
     ),
     Mutant(
         "skip the re-read of a two-document refusal",
@@ -131,11 +133,9 @@ MUTANTS = [
     Mutant(
         "give R(i) its time to live before the documents are settled",
         "protocol/settling.py",
-        """        known = yield from _settle_documents(environment, ended, record)
-""",
-        """        yield from _forget_later(environment, ended.operation_id, standing)
-        known = yield from _settle_documents(environment, ended, record)
-""",
+        "    return standing, (yield from _settle_documents(environment, ended, record))",
+        """    yield from _forget_later(environment, ended.operation_id, standing)
+    return standing, (yield from _settle_documents(environment, ended, record))""",
     ),
     Mutant(
         "reuse one attempt id for two proposals",
