@@ -71,8 +71,7 @@ from casops.protocol.environment import Environment
 from casops.stores import TalkTo
 from casops.stores.memory import MemoryStore
 from casops.testing.checkers import Heard, Model, Violation, Watcher, check_put_away, check_serial
-from casops.testing.explorer import purses_in
-from casops.testing.programs import OPERATIONS, Purse, answer_of, error_of, model_of
+from casops.testing.programs import OPERATIONS, Purse, answer_of, error_of, model_of, purses_in
 from casops.testing.telling import tell_reply, tell_request
 from tests import fibers
 

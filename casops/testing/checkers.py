@@ -203,6 +203,16 @@ def check_told(ended: Committed | None, operation_id: str, answer: Any) -> None:
         raise Violation(f"{operation_id} was told to have failed ({answer}), but it has happened: {ended}")
 
 
+def check_unhappened(versions: Versions, told: Iterable[str]) -> None:
+    """After a sweep, if nobody asked again.  Raises Violation if one of these has been applied all the same."""
+    ended = committed_in(versions)
+    for operation_id in told:
+        if operation_id in ended and ended[operation_id].answer[0] == "applied":
+            raise Violation(
+                f"{operation_id} was told not to have happened, and happened by itself: {ended[operation_id]}"
+            )
+
+
 def check_put_away(versions: Versions) -> None:
     """After everything was finished and settled.  Raises Violation if a committed stage is left."""
     ended = committed_in(versions)

@@ -8,9 +8,10 @@ How it is fast enough in Python: a worker is a function of the replies it got, s
 that is computed once (`Node`), and so is the effect of each request on each state of the store.  What is
 enumerated are small tuples of numbers.
 
-What is checked: every single write (checkers.Watcher); every end (all workers ended or crashed): fresh
-workers must bring every operation to its end, all who asked must have got the same answers, and documents
-and answers must have a serial order that respects real time (checkers.check_serial).
+What is checked: every single write (checkers.Watcher); every end (all workers ended or crashed): what was told not to
+have happened does not happen by itself (checkers.check_unhappened); fresh workers must bring every operation to its
+end, all who asked must have got the same answers, and documents and answers must have a serial order that respects
+real time (checkers.check_serial).
 
 Must not be in here: cases (cases.py), rules.
 """
@@ -29,7 +30,6 @@ from casops.messages import (
     Clock,
     FreshId,
     Insert,
-    Key,
     Pause,
     Read,
     ReadClock,
@@ -38,7 +38,6 @@ from casops.messages import (
     Stored,
     StoreRequest,
     Unknown,
-    Version,
 )
 from casops.operations import Operation
 from casops.options import Options
@@ -51,6 +50,7 @@ from casops.testing.checkers import (
     check_put_away,
     check_serial,
     check_told,
+    check_unhappened,
     committed_in,
     ended_in,
 )
@@ -63,6 +63,7 @@ from casops.testing.programs import (
     Purse,
     engine_for,
     model_of,
+    purses_in,
     reading_model,
     runs,
     sweeps,
@@ -164,6 +165,8 @@ class Explorer:
         self._effects: dict[tuple[int, int], tuple[int, int]] = {}
         self._epilogues: dict[tuple[int, tuple[int, ...]], tuple[dict[str, Any], dict[str, Any]]] = {}
         self._serial: set[Any] = set()
+        self._askers: dict[str, set[int]] = {}
+        self._unhappened: set[Any] = set()
         self._same: dict[Hashable, int] = {}
         self._lost = self._replies.number(LOST)
 
@@ -366,6 +369,7 @@ class Explorer:
         for event in node.events:
             if isinstance(event, Asks):
                 name = event.operation_id  # the first asking counts: whoever retries is the same caller
+                self._askers.setdefault(name, set()).add(index)
                 answered = frozenset(operation_id for operation_id, said in state.heard if not said.startswith(ERROR))
                 if all(each != name for each, _ in state.order):
                     state = state._replace(order=tuple(sorted((*state.order, (name, answered)))))
@@ -380,6 +384,7 @@ class Explorer:
     # --- ends -------------------------------------------------------------------------------
 
     def _check_end(self, state: State) -> None:
+        self._check_unhappened(state)
         answers, purses = self._epilogue(state.store, state.late)
         for operation_id, said in state.heard:
             if said.startswith((ERROR, READ)):
@@ -390,6 +395,22 @@ class Explorer:
         if key not in self._serial:
             self._serial.add(key)
             self._check_serial(state, answers, purses)
+
+    def _check_unhappened(self, state: State) -> None:
+        """What its only caller was told not to have happened does not happen by itself, whatever lands late."""
+        heard: dict[str, list[str]] = {}
+        for operation_id, said in state.heard:
+            heard.setdefault(operation_id, []).append(said)
+        alone = (name for name, askers in self._askers.items() if len(askers) == 1)
+        told = tuple(name for name in alone if [said[-16:-2] for said in heard.get(name, ())] == [UNHAPPENED])
+        if not told or (state.store, state.late, told) in self._unhappened:
+            return
+        self._unhappened.add((state.store, state.late, told))
+        world: MemoryStore = self._stores.things[state.store].copy()
+        for request in state.late:
+            world.perform_one(self._requests.things[request])
+        finish(sweeps(), world, "sweeper", FRESH)
+        check_unhappened(world.versions(), told)
 
     def _check_serial(self, state: State, answers: Mapping[str, Any], purses: Mapping[str, Any]) -> None:
         order = dict(state.order)
@@ -457,6 +478,7 @@ class Explorer:
 
 
 LATER = 1e9
+UNHAPPENED = "did not happen"
 ERROR, READ = "['error'", "['read'"  # how answers begin that are no answers of operations
 
 
@@ -475,14 +497,3 @@ def _moments(order: Mapping[str, frozenset[str]], told: set[str]) -> dict[str, t
 
 def _bind(function: Callable[..., State], *arguments: Any) -> Callable[[], State]:
     return lambda: function(*arguments)
-
-
-def purses_in(versions: Mapping[Key, Version]) -> dict[str, Any]:
-    """What an ordinary reader sees."""
-    import json
-
-    return {
-        key.id: json.loads(version.body)["coins"]
-        for key, version in versions.items()
-        if key.collection == Purse.document_collection and version.body is not None
-    }

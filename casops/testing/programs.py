@@ -8,14 +8,15 @@ Must not be in here: schedules, faults.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+import json
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from casops.documents import Document, Documents, Ref
 from casops.engine import Engine
 from casops.errors import CasOpsError, Declined
-from casops.messages import Request
+from casops.messages import Key, Request, Version
 from casops.operations import Operation
 from casops.options import Options
 from casops.outcome import Outcome
@@ -170,6 +171,15 @@ def reading_model(names: Iterable[str]) -> Model:
         return ["read", [purses.get(name) for name in names]]
 
     return model
+
+
+def purses_in(versions: Mapping[Key, Version]) -> dict[str, Any]:
+    """What an ordinary reader sees."""
+    return {
+        key.id: json.loads(version.body)["coins"]
+        for key, version in versions.items()
+        if key.collection == Purse.document_collection and version.body is not None
+    }
 
 
 # --- what workers do --------------------------------------------------------------------------

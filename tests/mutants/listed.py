@@ -299,6 +299,13 @@ MUTANTS = [
         "meta.operation_id == asker.operation_id:\n            assert",
         listed=False,
     ),
+    Mutant(
+        "say no while the declaration is on its way",
+        "protocol/execution.py",
+        "        withdrawn = withdrawn and not self.declaration.in_doubt\n",
+        "",
+        listed=False,
+    ),
     # --- what takes a coincidence that only a test makes ---
     Mutant(
         "a result that stopped one's proposal was not seen",
