@@ -168,6 +168,16 @@ def cases() -> list[Case]:
             (1, 0, 0),
         ),
         *_with(
+            Case(
+                "an operation that cannot be done, another one under its id, and the sweeper",
+                {"a": 5},
+                {"i": ONE},
+                [runs(("i", OPEN)), runs(("i", ONE)), sweeps()],
+                rivals={"i": OPEN},
+            ),
+            (1, 0, 0),
+        ),
+        *_with(
             Case("an operation and the sweeper", {"a": 5}, {"i": ONE}, [runs(("i", ONE)), sweeps()]),
             (1, 1, 1),
         ),

@@ -51,6 +51,8 @@ class Committed:
     noticed: bool = field(compare=False)  # R(i) says so; otherwise it is proposed and has landed everywhere
 
 
+LATER = 1e9  # a moment after all others
+
 Versions: TypeAlias = Mapping[Key, Version]
 
 
@@ -211,6 +213,19 @@ def check_unhappened(versions: Versions, told: Iterable[str]) -> None:
             raise Violation(
                 f"{operation_id} was told not to have happened, and happened by itself: {ended[operation_id]}"
             )
+
+
+def moments_of(order: Mapping[str, frozenset[str]], told: set[str]) -> dict[str, tuple[float, float | None]]:
+    """Numbers for "asked" and "answered" that say exactly which answers came before which askings.
+
+    What had been answered at an asking only grows with time, so the sets are nested and their sizes are moments.
+    """
+    moments: dict[str, tuple[float, float | None]] = {}
+    for name, before in order.items():
+        later = [len(answered) for answered in order.values() if name in answered]
+        answered = (min(later) - 0.5 if later else LATER) if name in told else None
+        moments[name] = (float(len(before)), answered)
+    return moments
 
 
 def check_put_away(versions: Versions) -> None:

@@ -22,7 +22,7 @@ import time
 from ast import literal_eval
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from casops.documents import dump
 from casops.messages import (
@@ -44,6 +44,7 @@ from casops.options import Options
 from casops.stores.memory import MemoryStore
 from casops.testing.alone import WALL, finish
 from casops.testing.checkers import (
+    LATER,
     Heard,
     Violation,
     Watcher,
@@ -53,6 +54,7 @@ from casops.testing.checkers import (
     check_unhappened,
     committed_in,
     ended_in,
+    moments_of,
 )
 from casops.testing.frozen import comparable, frozen
 from casops.testing.programs import (
@@ -71,6 +73,7 @@ from casops.testing.programs import (
 from casops.testing.telling import tell_reply, tell_request
 
 T = TypeVar("T", bound=Hashable)
+Epilogue: TypeAlias = tuple[dict[str, Any], dict[str, Any], dict[str, Operation[Any]]]  # answers, purses, who counts
 
 # Nobody waits in an exhaustive search: taking over early is the harder case.  Few attempts keep it finite.
 OPTIONS = Options(patience=0.0, poll=0.0, grace=0.0, attempts=3, deadline=1.0, retention=100.0)
@@ -89,7 +92,9 @@ class Case:
     lost_replies: int = 0
     crashes: int = 0
     readers: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
-    cancelled: frozenset[str] = frozenset()  # operations somebody may cancel
+    rivals: Mapping[str, Operation[Any]] = field(
+        default_factory=dict[str, Operation[Any]]
+    )  # asked for by the same id, too
     options: Options = OPTIONS
     begun: int = 0  # batches the first worker has behind it when it crashes and the others come (0: it lives)
 
@@ -163,7 +168,7 @@ class Explorer:
         self._stores = Interned()
         self._nodes: list[Node] = []
         self._effects: dict[tuple[int, int], tuple[int, int]] = {}
-        self._epilogues: dict[tuple[int, tuple[int, ...]], tuple[dict[str, Any], dict[str, Any]]] = {}
+        self._epilogues: dict[tuple[int, tuple[int, ...]], Epilogue] = {}
         self._serial: set[Any] = set()
         self._askers: dict[str, set[int]] = {}
         self._unhappened: set[Any] = set()
@@ -375,7 +380,8 @@ class Explorer:
                     state = state._replace(order=tuple(sorted((*state.order, (name, answered)))))
             else:
                 store: MemoryStore = self._stores.things[state.store]
-                check_told(ended_in(store.versions(), event.operation_id), event.operation_id, event.answer)
+                if event.operation_id not in self.case.rivals or event.answer != MISMATCH:
+                    check_told(ended_in(store.versions(), event.operation_id), event.operation_id, event.answer)
                 said = (event.operation_id, repr(event.answer))
                 if said not in state.heard:
                     state = state._replace(heard=tuple(sorted((*state.heard, said))))
@@ -385,7 +391,7 @@ class Explorer:
 
     def _check_end(self, state: State) -> None:
         self._check_unhappened(state)
-        answers, purses = self._epilogue(state.store, state.late)
+        answers, purses, counted = self._epilogue(state.store, state.late)
         for operation_id, said in state.heard:
             if said.startswith((ERROR, READ)):
                 continue
@@ -394,7 +400,7 @@ class Explorer:
         key = (state.order, state.heard, repr(answers), repr(purses))
         if key not in self._serial:
             self._serial.add(key)
-            self._check_serial(state, answers, purses)
+            self._check_serial(state, answers, purses, counted)
 
     def _check_unhappened(self, state: State) -> None:
         """What its only caller was told not to have happened does not happen by itself, whatever lands late."""
@@ -412,13 +418,15 @@ class Explorer:
         finish(sweeps(), world, "sweeper", FRESH)
         check_unhappened(world.versions(), told)
 
-    def _check_serial(self, state: State, answers: Mapping[str, Any], purses: Mapping[str, Any]) -> None:
+    def _check_serial(
+        self, state: State, answers: Mapping[str, Any], purses: Mapping[str, Any], counted: Mapping[str, Operation[Any]]
+    ) -> None:
         order = dict(state.order)
         told = dict(state.heard)
-        moments = _moments(order, {name for name, said in told.items() if not said.startswith(ERROR)})
+        moments = moments_of(order, {name for name, said in told.items() if not said.startswith(ERROR)})
         heard: list[Heard] = []
-        for operation_id, operation in self.case.operations.items():
-            if answers[operation_id] == ["cancelled"]:
+        for operation_id, operation in counted.items():
+            if answers[operation_id][0] in ("cancelled", "error"):
                 continue
             asked, answered = moments.get(operation_id, (LATER, None))
             heard.append(Heard(operation_id, model_of(operation), asked, answered, answers[operation_id]))
@@ -429,18 +437,21 @@ class Explorer:
                 heard.append(Heard(reader, reading_model(names), asked, answered, values))
         check_serial(self.case.purses, purses, heard)
 
-    def _epilogue(self, store: int, late: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _epilogue(self, store: int, late: tuple[int, ...]) -> Epilogue:
         """Fresh workers finish everything; then whatever is still under way lands and must change nothing."""
         known = self._epilogues.get((store, late))
         if known is not None:
             return known
         world: MemoryStore = self._stores.things[store].copy()
         answers: dict[str, Any] = {}
+        counted: dict[str, Operation[Any]] = {}
         for operation_id, operation in self.case.operations.items():
-            for event in finish(runs((operation_id, operation)), world, f"fresh-{operation_id}", FRESH):
-                if isinstance(event, Hears):
-                    answers[operation_id] = event.answer
-            if answers[operation_id][0] == "error":
+            for asked in (operation, self.case.rivals.get(operation_id, operation)):
+                if answers.get(operation_id, MISMATCH) == MISMATCH:
+                    for event in finish(runs((operation_id, asked)), world, f"fresh-{operation_id}", FRESH):
+                        if isinstance(event, Hears):
+                            answers[operation_id], counted[operation_id] = event.answer, asked
+            if answers[operation_id][0] == "error" and operation_id not in self.case.rivals:
                 raise Violation(f"a fresh worker cannot finish {operation_id}: {answers[operation_id]}")
         finish(sweeps(), world, "fresh-sweeper", FRESH)
         before = world.versions()
@@ -451,8 +462,8 @@ class Explorer:
         after = world.versions()
         if purses_in(after) != purses or committed_in(after) != committed_in(before):
             raise Violation("a write that landed after everything was finished changed something")
-        self._epilogues[store, late] = answers, purses
-        return answers, purses
+        self._epilogues[store, late] = answers, purses, counted
+        return answers, purses, counted
 
     # --- telling ----------------------------------------------------------------------------
 
@@ -477,22 +488,9 @@ class Explorer:
         return f"w{int(who) + 1}  {tell_request(request)}  -> {tell_reply(answer)}"
 
 
-LATER = 1e9
 UNHAPPENED = "did not happen"
+MISMATCH = ["error", "OperationMismatch", UNHAPPENED]
 ERROR, READ = "['error'", "['read'"  # how answers begin that are no answers of operations
-
-
-def _moments(order: Mapping[str, frozenset[str]], told: set[str]) -> dict[str, tuple[float, float | None]]:
-    """Numbers for "asked" and "answered" that say exactly which answers came before which askings.
-
-    What had been answered at an asking only grows with time, so the sets are nested and their sizes are moments.
-    """
-    moments: dict[str, tuple[float, float | None]] = {}
-    for name, before in order.items():
-        later = [len(answered) for answered in order.values() if name in answered]
-        answered = (min(later) - 0.5 if later else LATER) if name in told else None
-        moments[name] = (float(len(before)), answered)
-    return moments
 
 
 def _bind(function: Callable[..., State], *arguments: Any) -> Callable[[], State]:
