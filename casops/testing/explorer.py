@@ -92,9 +92,8 @@ class Case:
     lost_replies: int = 0
     crashes: int = 0
     readers: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
-    rivals: Mapping[str, Operation[Any]] = field(
-        default_factory=dict[str, Operation[Any]]
-    )  # asked for by the same id, too
+    # Asked for under an id of `operations`, too; such a one may end with either, or as an error.
+    rivals: Mapping[str, Operation[Any]] = field(default_factory=dict[str, Operation[Any]])
     options: Options = OPTIONS
     begun: int = 0  # batches the first worker has behind it when it crashes and the others come (0: it lives)
 
